@@ -112,7 +112,8 @@ def summarize_demo(done: "DemoResult") -> tuple[str, ...]:
     )
 
 
-def _front_sentence(rows: "Sequence[FrontRow]", speed: str) -> str:
+def _front_sentence(searched: "Sequence[FrontRow]", speed: str) -> str:
+    rows = [row for row in searched if row.stands]
     if not rows:
         return "No network was found that meets the constraints."
     best, fastest = rows[0], max(rows, key=lambda row: _speed(row.metrics, speed))

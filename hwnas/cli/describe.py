@@ -10,7 +10,7 @@ from hwnas.space.arch import canonical_json
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", metavar="SPACE|RUN")
 @click.argument("arch")
 @click.option("--operations", is_flag=True, help="List all operations instead of sums by kind.")
 @click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space.")
@@ -22,6 +22,8 @@ def describe(
     """Describe a network of a space and its costs.
 
     ARCH is the name of a published network, min or max (fewest or most MACs), random:SEED, a JSON file or inline JSON.
+    Of a RUN of hwnas search or hwnas train it may also be an id. The first digits of an id, at least four, are enough
+    if no other id of the run begins with them.
     """
     description = describe_arch(space, arch, image_size=image_size, num_classes=classes)
     if as_json:

@@ -13,7 +13,7 @@ _MAX_ROWS = 16
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", metavar="SPACE|RUN")
 @click.argument("arch")
 @click.option(
     "--device", default="auto", show_default=True, help="Device of this machine, or any with a known datasheet."
@@ -34,7 +34,7 @@ def explain(
     the device are known, the roofline time of each operation is shown as well. Hints say what limits the network, and
     on a CPU what int8, bf16 or fp16 does not speed up in ONNX Runtime and OpenVINO: products in another precision,
     Q/DQ pairs that did not fuse, and conversions. ARCH is the name of a published network, min, max, random:SEED, a
-    JSON file or inline JSON.
+    JSON file or inline JSON, or the id of a network of a RUN.
     """
     found = explain_network(space, arch, device=device, batch=batch, precision=precision, threads=threads)
     if as_json:

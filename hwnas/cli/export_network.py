@@ -142,8 +142,8 @@ def export_network(
     """Export a network and check it against torch.
 
     ARCH is the name of a published network, min, max, random:SEED, a JSON file or inline JSON. With a RUN of hwnas
-    search or hwnas train it may be the id of a network of the run, which is exported with its weights. Leave ARCH out
-    if --weights is a file of a single network.
+    search or hwnas train it may be the id of a network of the run, or its first digits (at least four), which is
+    exported with its weights. Leave ARCH out if --weights is a file of a single network.
 
     With a PLAN of hwnas profile --plan-only, each network of the plan is exported in the plan's precision and batches,
     and engines of TensorRT for RTX are built for its device, which may be elsewhere. In 8 bits, --data has the images

@@ -30,7 +30,8 @@ def print_search_result(run: Path, record: SearchRecord) -> None:
     random = record.random_history
     baseline = f" (random search: {random[-1][2]:.4f})" if random else ""
     print_line(
-        f"{len(record.front)} networks on the front of {record.candidates:,} candidates, "
+        f"{len(record.front)} networks on the {'searched ' if data.measured else ''}front of "
+        f"{record.candidates:,} candidates, "
         f"{record.evaluations:,} evaluations by {record.spec.strategy}, "
         f"stopped by {record.stop}; hypervolume {reached:.4f}{baseline}"
     )

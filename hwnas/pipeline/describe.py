@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.arguments import checked_arguments
-from hwnas.space import SPACES
+from hwnas.pipeline.named_network import find_network
 from hwnas.space.arch import Arch
-from hwnas.space.lookup import adapted, find_arch
+from hwnas.space.lookup import COMMAND, adapted
 from hwnas.workload import Workload
 
 
@@ -48,10 +48,10 @@ def describe(
     """Describe a network of a space.
 
     Args:
-        space: Name of the space.
+        space: Name of the space, or the folder of a run that holds the network.
         arch: Name of a published network, `min`, `max`, `random:SEED`, inline JSON, path of a JSON file, plain values
-            (a description among them), or the network itself.
-        image_size: Height and width of the images; None: those of the space.
+            (a description among them), or the network itself; of a run also the id of a network, or its first digits.
+        image_size: Height and width of the images; None: those of the space or the run.
         num_classes: Number of classes; None: that of the space.
 
     Returns:
@@ -61,8 +61,9 @@ def describe(
         UnknownNameError: The space or the network is not known.
         InputError: The values are no network of the space, or the space does not fit such images.
     """
-    chosen = adapted(SPACES.get(space), image_size=image_size, num_classes=num_classes)
-    candidate = chosen.candidate(find_arch(chosen, arch))
+    own, network = find_network(space, arch, command=COMMAND)
+    chosen = adapted(own, image_size=image_size, num_classes=num_classes)
+    candidate = chosen.candidate(network)
     official = chosen.official([candidate.genome])
     workload = chosen.workload(candidate.arch)
     return Description(

@@ -7,16 +7,15 @@ from typing import Any, Literal
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
-from hwnas.errors import MissingError, UsageError, unknown
+from hwnas.errors import MissingError, UsageError
 from hwnas.metrics import PRECISIONS, Deployment
+from hwnas.pipeline.named_network import find_network
 from hwnas.profile.executed_graph import precision_limits
 from hwnas.profile.roofline import OperationCost, PeakRates, bottlenecks, operation_costs, peak_rates
 from hwnas.profile.runtime_profile import RuntimeProfile, measured_bottlenecks, runtime_profile
 from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting, Subject
-from hwnas.space import SPACES
 from hwnas.space.arch import Arch
-from hwnas.space.lookup import find_arch
 
 _COMMAND = "hwnas explain {space} {arch}"
 
@@ -84,8 +83,9 @@ def explain(
     """Break down the time of a network: measured if this machine has the device, and by peak rates if they are known.
 
     Args:
-        space: Name of a space.
+        space: Name of a space, or the folder of a run that holds the network.
         arch: A network of the space: an `Arch`, its mapping, a published name, 'min', 'max', 'random:SEED' or a file.
+            Of a run also the id of a network, or its first digits.
         device: Name of a device; 'auto' for one of this machine.
         batch: Batch size.
         precision: Precision of weights and activations.
@@ -98,12 +98,10 @@ def explain(
         UnknownNameError: There is no such space, network or device.
         UsageError: The precision is not known.
     """
-    if space not in SPACES:
-        raise unknown("space", space, SPACES, hint="hwnas explain {} max")
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known", got=precision, known=PRECISIONS)
-    named_space = SPACES.get(space)
-    network = named_space.candidate(find_arch(named_space, arch, command=_COMMAND))
+    named_space, found = find_network(space, arch, command=_COMMAND)
+    network = named_space.candidate(found)
     this_machine = machine or detect()
     target = _find_device(resolve(device, machine=this_machine), this_machine)
     deployment = Deployment(device=target.name, runtime=RUNTIME, precision=precision, batch=batch, threads=threads)

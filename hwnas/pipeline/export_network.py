@@ -14,10 +14,11 @@ from hwnas.export.precision import QUANTISED_PRECISIONS
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
+from hwnas.pipeline.named_network import arch_text
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
 from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
-from hwnas.space.arch import Arch, canonical_json
+from hwnas.space.arch import Arch
 from hwnas.supernet.loading import WeightedNetwork, weighted_network
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _from_run(
     if weights is not None or changed != (None, None):
         message = "weights, image size and classes are those of the run"
         raise UsageError(message, got=run, hint=f"hwnas export {run} --arch ID --out exported")
-    network = network_of_run(run, _arch_text(arch))
+    network = network_of_run(run, None if arch is None else arch_text(arch))
     if network.weights is not None:
         return network.space.name, network.arch, network.weights, None, None
     config = network.space.config
@@ -267,15 +268,6 @@ def _earlier_repair(run: Path | None, source: WeightedNetwork) -> "Repair | None
         if winner.repair is not None and winner.repair.kept and source.weights == str(run / winner.folder / NETWORK):
             return winner.repair
     return None
-
-
-def _arch_text(arch: Any) -> str | None:
-    """Return a network as it is typed: a name, an id, the path of a file or JSON."""
-    if isinstance(arch, Arch):
-        return canonical_json(arch.to_mapping())
-    if isinstance(arch, Mapping):
-        return canonical_json(dict(arch))
-    return None if arch is None else str(arch)
 
 
 def _check_source(space: str, *, weights: Path | None, changed: tuple[int | None, int | None]) -> None:

@@ -59,20 +59,47 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
 
 
+def network_without_weights(run: Path, name: str) -> tuple[AnySpace, Arch]:
+    """Return space and arch of a network of a run; its weights may be elsewhere by now.
+
+    Args:
+        run: The run of a search or a training.
+        name: Id or name of the network.
+    """
+    Run.open(run)
+    if (run / RECORD_FILE).is_file():
+        networks, arch, _ = _searched_network(run, name)
+        return networks, arch
+    found = network_of_run(run, name)
+    return found.space, found.arch
+
+
 def searched_precision(run: str, name: str | None) -> str:
     """Return the precision in which a search found a network, and fp32 for networks that no search found.
 
     Args:
         run: The run of a search; what is none has no precisions.
-        name: Id of the candidate, which ends with its deployment if the search had several.
+        name: Id of the candidate, which ends with its deployment if the search had several, or the first digits of it.
+
+    Raises:
+        InputError: The network is on the front in several precisions, and the id does not say in which.
     """
     if name is None or not (Path(run) / RECORD_FILE).is_file():
         return "fp32"
-    spec = read_record(Path(run)).spec
-    if spec.supernet is not None and spec.supernet.precision is not None:
-        return spec.supernet.precision
-    deployments = map(Deployment.parse, spec.deployments or ())
-    return graph_precision(next((item for item in deployments if name.endswith(f"-{item.slug}")), None))
+    record = read_record(Path(run))
+    if record.spec.supernet is not None and record.spec.supernet.precision is not None:
+        return record.spec.supernet.precision
+    deployments = tuple(map(Deployment.parse, record.spec.deployments or ()))
+    named = next((item for item in deployments if name.endswith(f"-{item.slug}")), None)
+    if named is not None or not deployments:
+        return graph_precision(named)
+    members = [member for member in record.front if member.startswith(name.casefold())]
+    found = {member: item for member in members for item in deployments if member.endswith(f"-{item.slug}")}
+    precisions = {graph_precision(item) for item in found.values()}
+    if len(precisions) > 1 and len({member.partition("-")[0] for member in found}) == 1:
+        message = "a network that is on the front in several precisions must be named with one of them"
+        raise InputError(message, got=name, known=sorted(found), hint=f"--arch {min(found)}")
+    return precisions.pop() if len(precisions) == 1 else graph_precision(None)
 
 
 def space_of_run(run: Path) -> tuple[str, int]:
@@ -110,8 +137,13 @@ def _of_supernet(run: Path, name: str) -> RunNetwork:
 
 
 def _of_search(run: Path, name: str) -> RunNetwork:
-    spec = read_record(run).spec
-    space = spec.load_space(run)
+    networks, arch, ids = _searched_network(run, name)
+    return RunNetwork(space=networks, arch=arch, weights=_weights(run, ids, read_record(run).spec.supernet))
+
+
+def _searched_network(run: Path, name: str) -> tuple[AnySpace, Arch, Sequence[str]]:
+    """Return space and arch of a network of a search, and its ids in all deployments, the named one first."""
+    space = read_record(run).spec.load_space(run)
     networks = networks_of(space)
     slugs = [deployment.slug for deployment in space.deployments] if isinstance(space, DeployedSpace) else []
     # The id of a candidate ends with its deployment, which its weights do not depend on.
@@ -120,7 +152,7 @@ def _of_search(run: Path, name: str) -> RunNetwork:
     arch = resolve_arch(networks, named, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
     arch_id = networks.arch_id(arch)
     ids = [arch_id] if not slugs else [f"{arch_id}-{item}" for item in sorted(slugs, key=lambda item: item != slug)]
-    return RunNetwork(space=networks, arch=arch, weights=_weights(run, ids, spec.supernet))
+    return networks, arch, ids
 
 
 def _candidates(space: AnySpace, run: Path) -> Iterator[Candidate]:

@@ -60,6 +60,11 @@ def run_values(data: RunData) -> dict[str, Any]:
         "baseline": data.references.index(data.baseline) if data.baseline is not None else None,
         "history": [[item.candidates, item.evaluations, _digits(item.hypervolume)] for item in data.history],
         "random": _random(data),
+        "hasSupernet": data.record is not None and data.record.spec.supernet is not None,
+        "trainings": [
+            {"name": item.name, "steps": item.steps, "losses": [_digits(loss) for loss in item.losses]}
+            for item in data.trainings
+        ],
         "predictors": _predictors(data),
         "choice": _choice(data),
         "command": f"hwnas export {shlex.quote(str(data.path))} --arch ",
@@ -138,7 +143,7 @@ def _member(data: RunData, member: Member, index: int) -> dict[str, Any]:
         values["unstable"] = list(dict.fromkeys(check.verdict for check in checks if check.stable is False))
     if member.measured or member.failure or member.violated:
         values["verdict"] = verdict_of(member)
-        values["stands"] = not member.violated and member.failure is None and member.on_measured_front is not False
+        values["stands"] = member.stands
     if member.exported_to is not None:
         values["exportedTo"] = member.exported_to
     return values

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.metrics import parse_metric
 from hwnas.predict.card import Card
+from hwnas.report.training import TrainingCurve
 from hwnas.runs import Manifest
 from hwnas.search.objective import Metrics
 from hwnas.search.record import MetricCheck, ReferenceNetwork, SearchRecord
@@ -89,6 +90,11 @@ class Member:
     float_accuracy: float | None = None
     """Accuracy in float32, where networks of the front run in a precision that changes accuracy."""
 
+    @property
+    def stands(self) -> bool:
+        """True if it is on the front after verification: measured values neither dominate it nor violate a limit."""
+        return self.failure is None and not self.violated and self.on_measured_front is not False
+
     def value(self, key: str) -> float | None:
         """Return the measured value of a metric, or else the value that the search used."""
         check = self.metrics[key]
@@ -124,7 +130,7 @@ class RunData:
     constraints: tuple[str, ...]
     candidates: Candidates
     front: tuple[Member, ...]
-    """Sorted by the first objective, best first."""
+    """The searched front, sorted by the first objective, best first; those that `stands` are the measured front."""
     history: tuple[HistoryPoint, ...]
     outside: Mapping[str, Sequence[int]]
     """By metric, front indices outside the fitted range of its predictor; only metrics that could be checked."""
@@ -132,6 +138,8 @@ class RunData:
     """By metric, the cards of the predictors that the search used."""
     hashes: Mapping[str, str]
     """SHA-256 of the files that the report was made from."""
+    trainings: tuple[TrainingCurve, ...] = ()
+    """Loss of the supernet and of retrained networks, where their runs are still in place."""
 
     @property
     def finished(self) -> bool:

@@ -44,6 +44,8 @@ class Facts:
     range_note: str
     profiles: tuple[ProfileFacts, ...]
     unstable: tuple[str, ...]
+    num_front: int
+    """Networks on the searched front."""
     why_fast: str
     supernet: Rows
     command: str
@@ -63,6 +65,7 @@ def facts_of(data: RunData) -> Facts:
         range_note=_range_note(data),
         profiles=() if verification is None else tuple(map(_profile, verification.profiles)),
         unstable=tuple(_unstable(data)),
+        num_front=len(data.front),
         why_fast=why_fast(data),
         supernet=tuple(_supernet(data)),
         command=shlex.join(data.manifest.command),
@@ -79,12 +82,15 @@ def _winner(item: ExportedWinner) -> tuple[str, str]:
 
 
 def _summary(data: RunData) -> Iterator[tuple[str, str]]:
-    yield "on the front", f"{len(standing(data)):,}"
+    count, searched = len(standing(data)), len(data.front)
+    yield "on the front" if count == searched else f"on the measured front, of {searched:,}", f"{count:,}"
     yield "candidates", f"{len(data.candidates):,}"
     record = data.record
     if record is not None:
         yield "evaluated", f"{record.evaluations:,}"
-        yield "time", _duration(record.elapsed_s)
+        total = sum(record.steps_s.values()) or record.elapsed_s
+        parts = [f"{name} {_duration(seconds)}" for name, seconds in record.steps_s.items() if seconds >= 1]
+        yield f"time: {', '.join(parts)}" if len(parts) > 1 else "time of the search", _duration(total)
     if data.history:
         yield "hypervolume", f"{data.history[-1].hypervolume:.3f}"
     if record is not None and record.seeds is not None:
@@ -108,7 +114,7 @@ def _predictor(data: RunData, metric: str, card: Card) -> PredictorFacts:
 def _card(card: Card) -> Iterator[tuple[str, str]]:
     scores, floor = card.scores, card.noise_floor
     yield "error on held-out networks", f"{percent(scores.mape, digits=2)} on average"
-    yield "noise floor of repeated measurements", percent(floor, digits=2)
+    yield "noise floor of the measurements that it was fitted to", percent(floor, digits=2)
     if card.error_over_floor is not None:
         yield "error over noise floor", f"{card.error_over_floor:.2f}"
     if scores.spearman is not None:
@@ -146,12 +152,15 @@ def _range_note(data: RunData) -> str:
 
 def _profile(profile: VerifiedProfile) -> ProfileFacts:
     floor = "too few networks were measured twice" if profile.noise_floor is None else percent(profile.noise_floor)
+    unstable = f"{profile.num_unstable:,}"
+    if profile.num_measurements:
+        unstable += f" of {profile.num_measurements:,}, repeated ones and reference networks included"
     rows = (
-        ("networks measured", f"{profile.num_networks:,}"),
+        ("networks measured, reference networks included", f"{profile.num_networks:,}"),
         ("batch", str(profile.batch)),
-        ("noise floor", floor),
+        ("noise floor of these measurements", floor),
         ("drift of the reference network", percent(profile.drift)),
-        ("unstable measurements", f"{profile.num_unstable:,}"),
+        ("unstable measurements", unstable),
         ("failed", f"{profile.num_failed:,}"),
     )
     return ProfileFacts(path=profile.path, rows=rows, problems=profile.problems)

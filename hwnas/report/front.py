@@ -34,6 +34,8 @@ class FrontRow:
     params: int
     relative: dict[str, float | None]
     """Measured, or else predicted, values divided by those of the baseline network."""
+    stands: bool
+    """True if it is on the measured front, or nothing was measured; no column, as `verified` says why it is not."""
     verified: str
     """`measured`, or `measured in part` if a metric is predicted, either with `, dominated`; `violates CONSTRAINT`;
     `failed: REASON`; or `no`."""
@@ -166,6 +168,7 @@ def _row(data: RunData, member: Member) -> FrontRow:
             name: _ratio(member.value(metric.key), baseline.value(metric.key))
             for name, (baseline, metric) in _relative_columns(data).items()
         },
+        stands=member.stands,
         verified=verdict_of(member),
         arch=dict(member.arch),
     )

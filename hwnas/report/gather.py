@@ -13,6 +13,7 @@ from hwnas.files import file_errors
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.predict.card import card_from_json
 from hwnas.report.data import COSTS, Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
+from hwnas.report.training import training_curves
 from hwnas.runs import Run
 from hwnas.search import study_files
 from hwnas.search.objective import Estimate, exact
@@ -70,6 +71,7 @@ def gather(path: Path) -> RunData:
             for metric, card in cards.items()
         },
         hashes={name: _sha256(path / name) for name in _HASHED if (path / name).is_file()},
+        trainings=training_curves(path, spec, record),
     )
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from hwnas.report.compact import script_json, values_of
 from hwnas.report.data import RunData
 from hwnas.report.facts import Facts, facts_of
-from hwnas.report.verdict import banners, mismatches, sentence
+from hwnas.report.verdict import banners, front_size, mismatches, sentence
 
 TEMPLATE, STYLE = "report.html", "report.css"
 SCRIPTS = (
@@ -31,6 +31,7 @@ class RunView:
     name: str
     space: str
     sentence: str
+    front_size: str
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     facts: Facts
@@ -69,6 +70,7 @@ def _view(data: RunData) -> RunView:
         name=data.name,
         space=data.space.name,
         sentence=sentence(data),
+        front_size=front_size(data),
         warnings=tuple(banner.text for banner in shown if banner.level == "warning"),
         notes=tuple(banner.text for banner in shown if banner.level == "note"),
         facts=facts_of(data),

@@ -100,11 +100,15 @@ def banners(data: RunData) -> tuple[Banner, ...]:
 
 def standing(data: RunData) -> tuple[Member, ...]:
     """Return the networks that are still on the front after verification."""
-    return tuple(
-        member
-        for member in data.front
-        if member.failure is None and not member.violated and member.on_measured_front is not False
-    )
+    return tuple(member for member in data.front if member.stands)
+
+
+def front_size(data: RunData) -> str:
+    """Return the number of networks on the front, beside that of the searched front where measuring changed it."""
+    count, searched = len(standing(data)), len(data.front)
+    if count == searched:
+        return f"{count:,} network{'' if count == 1 else 's'} on the front"
+    return f"{count:,} of the {searched:,} networks on the searched front are on the measured one"
 
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:

@@ -28,6 +28,7 @@ NETWORKS = "networks"
 
 Count = Annotated[int, Between(0, 10**12)]
 Share = Annotated[float, Between(0, 1)]
+Seconds = Annotated[float, Between(0, 10**12)]
 Correlation = Annotated[float, Between(-1.000001, 1.000001)]
 
 History = tuple[tuple[Count, Count, float], ...]
@@ -125,9 +126,12 @@ class VerifiedProfile:
     """The mean error of a perfect predictor; None if too few networks were measured twice."""
     num_networks: Count
     num_unstable: Count
+    """Unstable measurements, of `num_measurements`."""
     num_failed: Count
     drift: float | None
     problems: tuple[str, ...]
+    num_measurements: Count = 0
+    """Of all networks, the repeated ones twice; 0 in records of earlier versions."""
 
     def __post_init__(self) -> None:
         require_inside(Path(self.path), what="path")
@@ -248,7 +252,8 @@ class SearchRecord:
     evaluations: Count
     candidates: Count
     satisfiable: str
-    elapsed_s: Annotated[float, Between(0, 10**12)]
+    elapsed_s: Seconds
+    """Seconds of the search alone."""
     bounds: HypervolumeBounds
     """In minimised objectives; `reference` is the reference point of the hypervolume."""
     history: History
@@ -268,6 +273,8 @@ class SearchRecord:
     notes: tuple[str, ...]
     float_accuracies: Mapping[str, Share] = field(default_factory=dict)
     """Accuracy in float32, by the id of the network, of networks on the front whose precision changes accuracy."""
+    steps_s: Mapping[str, Seconds] = field(default_factory=dict)
+    """Seconds of each step: `search`, with all that is compared with it, `measuring` and `exporting`."""
 
     def __post_init__(self) -> None:
         if not len(self.bounds.ideal) == len(self.bounds.reference) == len(self.spec.objectives):

@@ -42,7 +42,8 @@ _BATCH_SIZE = 256
 _CALIBRATION_BATCHES, _CALIBRATION_BATCH_SIZE = 20, 128
 """Training images that the statistics of batch norms are estimated from."""
 _QUANTISATION_BATCH_SIZE = 64
-_ID = re.compile(r"[0-9a-f]{12,}", re.IGNORECASE)
+_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
+"""An id of a network, or its first digits; as few as four, as git takes of commits."""
 
 
 def make_evaluator(
@@ -165,7 +166,7 @@ def resolve_arch(
 
     Args:
         space: Space of the network.
-        text: As for `find_arch`, or at least the first 12 digits of an id. Ids are known of networks that were
+        text: As for `find_arch`, or the first digits of an id, at least four. Ids are known of networks that were
             evaluated in the run, of published ones, of the smallest and the largest, and of `others`.
         run: Run whose evaluated networks are known.
         command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
@@ -174,7 +175,7 @@ def resolve_arch(
     Raises:
         InputError: No network, or more than one, has this id.
     """
-    if not _ID.fullmatch(text) or Path(text).is_file():
+    if not _ID.fullmatch(text) or text in space.published or Path(text).is_file():
         return find_arch(space, text, command=command)
     matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(text.casefold())}
     if len(matches) == 1:

@@ -1,19 +1,16 @@
 """Metrics of each training step: `metrics.jsonl`, and TensorBoard if it is installed."""
 
 import json
-import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from hwnas.files import file_errors, read_text, refuse_link, write_atomic
+from hwnas.files import file_errors, refuse_link, write_atomic
+from hwnas.train.metrics_file import METRICS, read_rows
 
-METRICS = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
 _TENSORBOARD_SCALARS = ("loss", "lr", "images_per_s", "grad_norm")
-
-_log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -30,7 +27,7 @@ class MetricsWriter:
 
     def __init__(self, run: Path, *, step: int) -> None:
         self._path = path = run / METRICS
-        rows = [(row["step"], line) for row, line in _read_rows(path)]
+        rows = [(row["step"], line) for row, line in read_rows(path)]
         write_atomic(path, "".join(f"{line}\n" for number, line in rows if number <= step))
         with file_errors(path, "written"):
             self._file = path.open("a", encoding="utf-8")
@@ -60,27 +57,3 @@ class MetricsWriter:
             self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the metrics of all steps of a run."""
-    return [row for row, _ in _read_rows(run / METRICS)]
-
-
-def _read_rows(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Return the rows of a file with their lines, without a last line that a killed process left incomplete."""
-    if not path.exists():
-        return []
-    rows, damaged = [], []
-    for number, line in enumerate(read_text(path, follow_links=False).split("\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict) and type(row.get("step")) is int:
-            rows.append((row, line))
-        else:
-            damaged.append(number)
-    if damaged:
-        _log.warning("%d lines of %s are no metrics and were left out, line %d first", len(damaged), path, damaged[0])
-    return rows

@@ -86,8 +86,9 @@ def test_a_network_for_a_fixed_batch_repeats_the_image(monkeypatch: pytest.Monke
     assert found.probability == pytest.approx(np.exp(2) / (np.exp(2) + 2))
 
 
-def _row(arch_id: str, accuracy: float, speed: float, deployment: str | None = None) -> Any:
-    return SimpleNamespace(arch_id=arch_id, deployment=deployment, metrics={"accuracy": accuracy, SPEED: speed})
+def _row(arch_id: str, accuracy: float, speed: float, deployment: str | None = None, *, stands: bool = True) -> Any:
+    metrics = {"accuracy": accuracy, SPEED: speed}
+    return SimpleNamespace(arch_id=arch_id, deployment=deployment, metrics=metrics, stands=stands)
 
 
 def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
@@ -104,7 +105,9 @@ def test_the_sentences_claim_no_more_than_was_found() -> None:
     front, belief, _ = summarize_demo(_done(rows, None, "crash"))
     assert front == "One of the 2 networks on the front is the most accurate and the fastest: 90.0% at 200 images/s."
     assert belief == "1 of 2 were measured: the predictions were off by 2.0% on average."
-    front, belief, _ = summarize_demo(_done((_row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
+    left = _row("c", 0.99, 999.0, stands=False)  # measuring took it from the front
+    front, belief, _ = summarize_demo(_done((left, _row("a", 0.9, 100.0), _row("b", 0.8, 250.0)), None, None))
+    assert front.startswith("The front has 2 networks, from 90.0%")
     assert "2.5 times the throughput" in front
     assert belief.startswith("All of them were measured")
 

@@ -1,15 +1,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwnas.errors import InputError, UsageError
+from hwnas.pipeline.describe import describe
 from hwnas.pipeline.export_network import export_network
 from hwnas.pipeline.run_network import _weights, network_of_run
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
+from hwnas.train.evaluation import resolve_arch
 from hwnas.train.weights import weights_digest
 from tests.search.test_record import RECORD
 
@@ -26,9 +29,27 @@ def training(tmp_path: Path) -> Path:
 
 def test_a_network_of_a_supernet_is_found_by_its_name_and_by_its_id(training: Path) -> None:
     smallest = SPACE.smallest()
-    for name in ("min", SPACE.arch_id(smallest), SPACE.arch_id(smallest)[:12].upper()):
+    for name in ("min", SPACE.arch_id(smallest), SPACE.arch_id(smallest)[:12].upper(), SPACE.arch_id(smallest)[:4]):
         found = network_of_run(training, name)
         assert (found.arch, found.weights) == (smallest, training / "supernet.safetensors")
+
+
+def test_networks_of_a_run_are_described_by_the_first_digits_of_their_ids(training: Path) -> None:
+    found = describe(str(training), SPACE.arch_id(SPACE.largest())[:6])
+    assert (found.arch_id, found.num_classes) == (SPACE.arch_id(SPACE.largest()), SPACE.config.num_classes)
+    with pytest.raises(InputError, match="no network with this id was evaluated in"):
+        describe(str(training), "abc123")
+
+
+def test_digits_of_several_ids_are_an_error_that_lists_them(training: Path) -> None:
+    candidates = SPACE.candidates(SPACE.sample(np.random.default_rng(0), 1000))
+    by_digits: dict[str, set[str]] = {}
+    for candidate in candidates:
+        by_digits.setdefault(candidate.arch_id[:4], set()).add(candidate.arch_id)
+    digits, ids = next((digits, ids) for digits, ids in by_digits.items() if len(ids) > 1)
+    with pytest.raises(InputError, match="enough digits to match one network") as caught:
+        resolve_arch(SPACE, digits, training, command="{arch}", others=candidates)
+    assert caught.value.known == tuple(sorted(ids))
 
 
 def test_the_one_network_of_a_training_needs_no_name(tmp_path: Path) -> None:

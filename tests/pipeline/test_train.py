@@ -22,7 +22,7 @@ from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
 from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
-from hwnas.train.metrics import read_metrics
+from hwnas.train.metrics_file import read_metrics
 from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.trainer import TrainerConfig

@@ -21,7 +21,7 @@ from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
 from hwnas.train import step as steps
-from hwnas.train.metrics import read_metrics
+from hwnas.train.metrics_file import read_metrics
 from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config
 from hwnas.train.session import CLASSIFIER
 from hwnas.train.trainer import TrainerConfig

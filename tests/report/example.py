@@ -1,5 +1,7 @@
 """A made-up search run: the real study and record of a search that nobody ran, with options for every case."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from hwnas.search.record import (
     Verification,
     VerifiedMember,
     VerifiedProfile,
+    read_record,
     write_record,
 )
 from hwnas.search.spec import PostSearch, PredictorSpec, SearchSpec, SupernetSpec, space_digest
@@ -100,6 +103,21 @@ def make_run(path: Path, example: Example | None = None) -> Path:
             generations,
         )
     return path
+
+
+def add_training(run: Path, *, losses: Sequence[float]) -> Path:
+    """Write the training of a run's supernet beside it, and name it in the record."""
+    training = run.parent / f"{run.name}-training"
+    training.mkdir()
+    (training / "supernet.safetensors").write_bytes(b"weights")
+    rows = [json.dumps({"step": step, "epoch": 0, "loss": loss}) + "\n" for step, loss in enumerate(losses, start=1)]
+    (training / "metrics.jsonl").write_text("".join(rows))
+    record = read_record(run)
+    assert record.spec.supernet is not None
+    digest = hashlib.sha256(b"weights").hexdigest()[:24]
+    supernet = replace(record.spec.supernet, path=training, digest=digest)
+    write_record(run, replace(record, spec=replace(record.spec, supernet=supernet)))
+    return training
 
 
 def _spec(example: Example, space: AnySpace) -> SearchSpec:

@@ -76,10 +76,10 @@ def test_the_tables_of_a_run(tmp_path: Path) -> None:
     facts = facts_of(gather(make_run(tmp_path / "a", Example(count=120))))
     (predictor,) = facts.predictors
     rows = dict(predictor.rows)
-    assert rows["noise floor of repeated measurements"] == "0.85 %"
+    assert rows["noise floor of the measurements that it was fitted to"] == "0.85 %"
     assert rows["error on the measured front"] == "1.23 % on average"
     assert rows["measured values inside intervals of 90%"] == "93.0 %"
-    assert dict(facts.profiles[0].rows)["noise floor"] == "0.7 %"
+    assert dict(facts.profiles[0].rows)["noise floor of these measurements"] == "0.7 %"
     assert dict(facts.supernet)["largest network"] == "70.2 % top-1"
     assert dict(facts.reproduce)["seeds"] == "search 0"
     assert facts.command == "hwnas search --space autoformer-tiny --data digits-clutter"

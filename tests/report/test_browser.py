@@ -11,7 +11,7 @@ from hwnas.pipeline.report import write_report
 from hwnas.report.data import RunData
 from hwnas.report.gather import gather
 from hwnas.report.verdict import standing
-from tests.report.example import LATENCY, Example, make_run
+from tests.report.example import LATENCY, THROUGHPUT, Example, add_training, make_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, Page
@@ -109,6 +109,23 @@ def test_the_slider_moves_by_keys(page: "Page") -> None:
     assert page.inner_text("#budget-text") != before
 
 
+def test_a_click_on_a_point_gives_its_export_command(page: "Page", data: RunData) -> None:
+    hover(page, "front, measured")
+    page.mouse.down()
+    page.mouse.up()
+    member = next(member for member in data.front if member.measured)
+    assert page.inner_text("#choice .id") == f"network {member.arch_id}"
+    assert f"search-a --arch {member.arch_id} --format onnx" in page.inner_text("#command")
+    page.mouse.move(2, 2)
+
+
+def test_a_row_of_a_network_that_measuring_took_from_the_front_says_so(page: "Page", data: RunData) -> None:
+    fallen = next(member for member in data.front if not member.stands and member.failure is None)
+    page.click(f"#rows tr[data-id='{fallen.arch_id}']")
+    assert "Not on the measured front" in page.inner_text("#choice")
+    assert f"--arch {fallen.arch_id} " in page.inner_text("#command")
+
+
 @pytest.mark.parametrize("kind", ["csv", "json"])
 def test_a_download_is_the_file_beside_the_page(page: "Page", run: Path, tmp_path: Path, kind: str) -> None:
     with page.expect_download() as found:
@@ -151,10 +168,10 @@ def test_a_point_shows_the_whole_network(page: "Page", data: RunData) -> None:
 
 def test_the_axes_are_picked(page: "Page", data: RunData) -> None:
     title = "document.getElementById('front-plot').layout.{}.{}"
-    assert page.evaluate(title.format("xaxis", "title.text")) == "latency, ms"
+    assert page.evaluate(title.format("xaxis", "title.text")) == "latency, ms – lower is better"
     page.select_option("#axis-x", "params")
     page.check("#log-x")
-    assert page.evaluate(title.format("xaxis", "title.text")) == "parameters"
+    assert page.evaluate(title.format("xaxis", "title.text")) == "parameters – lower is better"
     assert page.evaluate(title.format("xaxis", "type")) == "log"
     drawn = page.evaluate("document.getElementById('front-plot').data.find((one) => one.name === 'front').x")
     assert sorted(drawn) == sorted(member.params for member in data.front)
@@ -179,6 +196,11 @@ def test_a_heading_sorts(page: "Page", data: RunData) -> None:
     page.click("#rows th button:has-text('parameters') >> nth=0")
     assert ids(page) == [member.arch_id for member in sorted(data.front, key=lambda member: member.params)]
     assert page.get_attribute("#rows th:has-text('parameters') >> nth=0", "aria-sort") == "ascending"
+    page.click("#rows th button:has-text('accuracy') >> nth=0")  # the first click puts the best first
+    assert page.get_attribute("#rows th:has-text('accuracy') >> nth=0", "aria-sort") == "descending"
+    assert ids(page)[0] == max(data.front, key=lambda member: member.value("accuracy") or 0).arch_id
+    page.click("#rows th button:has-text('accuracy') >> nth=0")
+    assert ids(page)[-1] == max(data.front, key=lambda member: member.value("accuracy") or 0).arch_id
 
 
 def test_rows_are_used_by_keys(page: "Page") -> None:
@@ -250,6 +272,25 @@ def test_nothing_was_said_meanwhile(page: "Page", messages: list[str]) -> None:
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 27)"
     assert [message for message in messages if not message.startswith("request: ")] == []
+
+
+def test_the_slider_of_a_maximised_metric_and_the_loss_of_the_training_are_drawn(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "fast", Example(count=60, space="autoformer-micro", objectives=("accuracy", THROUGHPUT)))
+    add_training(run, losses=[2.5, 2.0, 1.5])
+    write_report(run)
+    page = browser.new_page()
+    page.set_default_timeout(_PATIENCE_MS)
+    page.goto((run / "report.html").as_uri())
+    last = int(page.get_attribute("#budget", "max") or 0)
+    limits = []
+    for place in (0, last):
+        page.locator("#budget").fill(str(place))
+        limits.append(float(page.inner_text("#budget-text").split("≥ ")[1].split()[0].replace(",", "")))
+    assert limits[0] < limits[1]
+    assert page.evaluate("document.getElementById('training-plot').data[0].y") == [2.5, 2.0, 1.5]
+    page.close()
 
 
 def test_two_metrics_of_one_name_are_told_apart(browser: "Browser", tmp_path: Path) -> None:

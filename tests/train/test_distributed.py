@@ -11,7 +11,7 @@ from torch import nn
 
 from hwnas.errors import InputError
 from hwnas.train.distributed import World, distributed_world
-from hwnas.train.metrics import read_metrics
+from hwnas.train.metrics_file import read_metrics
 from tests.train.ranks import CASES
 from tests.train.toys import assert_same, toy_trainer, weights
 

@@ -10,7 +10,7 @@ from hwnas.space.space import AnySpace
 from hwnas.supernet.supernet import Supernet
 from hwnas.train.distributed import World
 from hwnas.train.evaluator import evaluate_module
-from hwnas.train.metrics import read_metrics
+from hwnas.train.metrics_file import read_metrics
 from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import MixConfig, RegularizationConfig, StrategyConfig

@@ -16,7 +16,7 @@ from hwnas.supernet.resnas import ResNasSupernet
 from hwnas.supernet.supernet import SlicedSegment
 from hwnas.supernet.vitas import VitasSupernet
 from hwnas.train.losses import Microbatch
-from hwnas.train.metrics import read_metrics
+from hwnas.train.metrics_file import read_metrics
 from hwnas.train.mixing import MixedBatch
 from hwnas.train.models import build_network, build_supernet
 from hwnas.train.presets import RESNAS as RESNAS_RECIPE

@@ -21,7 +21,7 @@ from hwnas.supernet.matmul import VARIABLE
 from hwnas.train.checkpoint import FOLDER, list_checkpoints, read_checkpoint
 from hwnas.train.data.loader import Batch
 from hwnas.train.machine import compiled_blocks
-from hwnas.train.metrics import METRICS, read_metrics
+from hwnas.train.metrics_file import METRICS, read_metrics
 from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe
 from hwnas.train.recipe import EmaConfig, OptimizerConfig, Recipe

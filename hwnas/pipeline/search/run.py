@@ -28,6 +28,7 @@ from hwnas.profile.lookup import free_name
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.constraint_check import ConstraintCheck, check_constraints, require_satisfiable
+from hwnas.search.ledger import Stopwatch
 from hwnas.search.objective import Estimate
 from hwnas.search.record import RECORD_FILE, SearchRecord, VerifiedMember, read_record, write_record
 from hwnas.search.result import SearchResult, load_search
@@ -150,10 +151,13 @@ def _search(
                 message = "the supernet must be the one that was searched"
                 raise InputError(message, got=f"{searched.path}, which has changed", hint="put the old file back there")
         else:
+            watch = Stopwatch()
             finished = run_all(context, run, make_evaluators(context, accuracy), reporter=reporter)
             record = make_record(
                 context, finished, satisfiable=str(constraint_check), supernet_accuracy=accuracy, runs=run.parent
             )
+            # The search itself may have been resumed; what is compared with it was done by this process.
+            record = replace(record, steps_s={"search": max(watch.seconds(), record.elapsed_s)})
             write_record(run, record)
         record = _finalize(
             context,
@@ -181,16 +185,20 @@ def _finalize(
     post_search, searched = context.spec.post_search, record
     # A run is verified when it comes to the machine of its device, or when the device is available again.
     if record.verification is None or (post_search.verify and record.verification.status != "verified"):
+        watch = Stopwatch(before_s=record.steps_s.get("measuring", 0.0))
         record = _verify(context, run, record, reporter=reporter, campaign_environment=campaign_environment)
+        record = replace(record, steps_s={**record.steps_s, "measuring": watch.seconds()})
         write_record(run, record)
     front = record.front if record.measured_front is None else record.measured_front
     num_missing = min(post_search.num_winners, len(front)) - len(record.winners)
     failed = any(item.failure is not None for item in record.winners)
     if num_missing > 0 or failed or record.measured_front != searched.measured_front:
+        watch = Stopwatch(before_s=record.steps_s.get("exporting", 0.0))
         with Study.read(run) as study:
             members = front_members(context, study, record)
         exporter = WinnerExporter(context=context, run=run, supernet_accuracy=supernet_accuracy, reporter=reporter)
         record = replace(record, winners=exporter.export(record, members))
+        record = replace(record, steps_s={**record.steps_s, "exporting": watch.seconds()})
         write_record(run, record)
     write_front(run)
     return record

@@ -340,6 +340,7 @@ def _verified_profile(path: Path, run: Path) -> VerifiedProfile:
         num_failed=sum(failure.count for failure in quality.failures),
         drift=None if quality.drift is None else quality.drift.change,
         problems=quality.problems,
+        num_measurements=quality.num_measurements,
     )
 
 

@@ -93,6 +93,14 @@ function shortNames() {
 
 shortNames().forEach((name, at) => { RUNS[at].short = name; });
 
+/** Digits of ids that tell the networks of all fronts apart, as `hwnas export --arch` requires; at least eight. */
+const shortLength = (() => {
+  const ids = [...new Set(RUNS.flatMap((run) => run.members.map((member) => member.id.split("-")[0])))];
+  let length = 8;
+  while (length < 16 && new Set(ids.map((id) => id.slice(0, length))).size < ids.length) length += 1;
+  return length;
+})();
+
 /** The metrics of all runs by what they are called, and the order of evaluation. */
 const AXES = new Map();
 for (const run of RUNS) for (const metric of run.metrics) if (!AXES.has(metric.label)) AXES.set(metric.label, metric);
@@ -103,6 +111,13 @@ function title(label) {
   const metric = AXES.get(label);
   const text = TITLES[metric.name] ?? metric.name;
   return metric.label === metric.name ? text : `${text} (${metric.where})`;
+}
+
+/** The title of an axis, which says where the better values are. */
+function directed(label) {
+  const metric = AXES.get(label);
+  if (metric.name === "order") return title(label);
+  return `${title(label)} – ${metric.maximised ? "higher" : "lower"} is better`;
 }
 
 /** What a metric is called where there is little room: with its device and setting only where others have its name. */
@@ -148,7 +163,7 @@ function withUnit(label, value) {
 }
 
 const times = (ratio) => `${ratio < 0.1 ? ratio.toPrecision(2) : ratio.toFixed(2)} ×`;
-const short = (id) => id.slice(0, 8);
+const short = (id) => id.slice(0, shortLength);
 const safe = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const runColour = (run) => colour(`run-${run.index % 6}`);

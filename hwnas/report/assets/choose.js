@@ -1,11 +1,11 @@
-// The best network within a budget, and the command that exports it.
+// The best network within a budget or the selected one, and the command that exports it.
 
 const CHOICE = { run: RUNS[0], label: null, target: null, limits: [], member: null };
 
-/** The members that have a value of both metrics, the tightest limit first. */
+/** The values that a limit may have, in ascending order, so that the slider reads as a scale does. */
 function limitsOf(run, label) {
   const known = run.members.filter((member) => run.stands(member) && Number.isFinite(run.best(label, member)));
-  return [...new Set(known.map((member) => run.best(label, member)))].sort(better(label));
+  return [...new Set(known.map((member) => run.best(label, member)))].sort((a, b) => a - b);
 }
 
 function within(run, label, limit) {
@@ -36,7 +36,8 @@ function drawChoice() {
     const how = measured ? `, measured${member.unstable?.length ? ", unstable" : ""}` : metric.predicted ? ", predicted" : "";
     return [make("dt", {}, `${plainTitle(metric.label)}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
   });
-  byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), make("dl", {}, ...rows), genesOf(run, member.at),
+  const fallen = run.stands(member) ? "" : make("p", { class: "muted" }, `Not on the measured front: ${member.verdict}.`);
+  byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), fallen, make("dl", {}, ...rows), genesOf(run, member.at),
     member.exportedTo ? make("p", { class: "muted" }, `Already exported to ${member.exportedTo} in the run.`) : "");
 }
 
@@ -76,6 +77,18 @@ function setRun() {
   setBudget();
 }
 
+/** Show the network that was selected in a plot or the table, with the command that exports it. */
+function chooseSelected() {
+  const member = STATE.selected;
+  if (!member || member === CHOICE.member) return;
+  if (member.run !== CHOICE.run) {
+    byId("choose-run").value = String(member.run.index);
+    setRun();
+  }
+  CHOICE.member = member;
+  drawChoice();
+}
+
 async function copyCommand() {
   const text = byId("command").textContent;
   try {
@@ -94,5 +107,6 @@ function startChoose() {
   byId("budget-metric").addEventListener("change", setBudget);
   byId("budget").addEventListener("input", () => { choose(); if (CHOICE.member) select(CHOICE.member); });
   byId("copy").addEventListener("click", copyCommand);
+  STATE.listeners.push(chooseSelected);
   setRun();
 }

@@ -18,6 +18,17 @@ function drawProgress() {
   Plotly.react("progress-plot", traces, layoutOf({ xaxis: { title: { text: name } }, yaxis: { title: { text: "hypervolume" } }, annotations: empty, showlegend: true }), PLOT_CONFIG);
 }
 
+function drawTraining() {
+  const traces = RUNS.flatMap((run) => run.trainings.map((curve, at) => ({
+    type: "scatter", mode: curve.steps.length < 60 ? "lines+markers" : "lines", name: safe(SINGLE ? curve.name : `${run.short}: ${curve.name}`),
+    x: curve.steps, y: curve.losses, line: { color: runColour(run), width: 2, dash: at ? "dot" : "solid" }, marker: { size: 5 },
+    hovertemplate: "step %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
+  })));
+  byId("training").hidden = !traces.length;
+  byId("no-training").hidden = traces.length > 0 || RUNS.every((run) => !run.hasSupernet);
+  if (traces.length) Plotly.react("training-plot", traces, layoutOf({ xaxis: { title: { text: "step" } }, yaxis: { title: { text: "training loss, mean of the steps" } }, showlegend: traces.length > 1 }), PLOT_CONFIG);
+}
+
 /** Predicted and measured values of one metric: held-out networks, and the front when it was measured again. */
 function parityPairs(run, predictor) {
   const column = run.metrics.findIndex((metric) => metric.key === predictor.metric);
@@ -72,5 +83,6 @@ function startCurves() {
   byId("progress-x").addEventListener("change", drawProgress);
   byId("random-note").textContent = RUNS.some((run) => run.random) ? "Dashed: random search with the same budget." : "No random search was run for comparison (--random-baseline).";
   drawProgress();
+  drawTraining();
   drawParity();
 }

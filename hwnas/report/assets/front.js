@@ -246,7 +246,7 @@ function drawFront() {
   const lines = shown("show-references") ? referenceLines(axes) : { shapes: [], annotations: [] };
   const [logX, logY] = [shown("log-x"), shown("log-y")];
   const axis = (at, log) => ({
-    title: { text: safe(title(axes[at])), standoff: 8 }, type: log ? "log" : "linear", range: rangeOf(traces, "xy"[at], log),
+    title: { text: safe(directed(axes[at])), standoff: 8 }, type: log ? "log" : "linear", range: rangeOf(traces, "xy"[at], log),
     autorange: traces.some((one) => one.x.length) ? false : true, exponentformat: "SI",
   });
   const empty = RUNS.every((run) => !run.members.length)

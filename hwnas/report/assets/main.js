@@ -6,6 +6,7 @@ function drawAll() {
   drawShares();
   drawParallel();
   drawProgress();
+  drawTraining();
   drawParity();
 }
 

@@ -24,6 +24,7 @@ function tableColumns() {
 function valueColumn(label) {
   return {
     name: title(label),
+    maximised: AXES.get(label).maximised,
     value: (run, member) => run.best(label, member),
     show: (run, member) => {
       const measured = run.measured(label, member);
@@ -38,6 +39,7 @@ function valueColumn(label) {
 function floatColumn(label) {
   return {
     name: `${plainTitle(label)} in fp32`,
+    maximised: true,
     value: (run, member) => member.floatAccuracy ?? NaN,
     show: (run, member) => [member.floatAccuracy === undefined ? "–" : cell(label, member.floatAccuracy)],
     reference: () => "–",
@@ -47,6 +49,7 @@ function floatColumn(label) {
 function ratioColumn(label, based) {
   return {
     name: `${plainTitle(label)} vs ${based.references[based.baseline].name}`,
+    maximised: AXES.get(label).maximised,
     value: (run, member) => ratioOf(run, label, member) ?? NaN,
     show: (run, member) => [ratioOf(run, label, member) === null ? "–" : times(ratioOf(run, label, member))],
     reference: (run, reference) => {
@@ -73,7 +76,7 @@ function sortedMembers() {
 }
 
 function sortBy(column) {
-  TABLE.descending = TABLE.sort === column ? !TABLE.descending : false;
+  TABLE.descending = TABLE.sort === column ? !TABLE.descending : COLUMNS[column].maximised ?? false;
   TABLE.sort = column;
   drawTable();
 }

@@ -376,11 +376,31 @@ def test_a_candidate_is_exported_in_its_own_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, alone: str | None, precision: str
 ) -> None:
     texts = None if alone else ("onnxruntime/fp32", "torch/bf16", "onnxruntime/int8")
-    record = SimpleNamespace(spec=SimpleNamespace(deployments=texts, supernet=SimpleNamespace(precision=alone)))
+    spec = SimpleNamespace(deployments=texts, supernet=SimpleNamespace(precision=alone))
+    record = SimpleNamespace(spec=spec, front=())
     monkeypatch.setattr("hwnas.pipeline.run_network.read_record", lambda run: record)
     (tmp_path / "search.json").touch()
     assert searched_precision(str(tmp_path), f"1f2e3d4c5b6a7988{ending}") == precision
     assert searched_precision("autoformer-micro", "max") == "fp32"
+
+
+def test_the_first_digits_of_an_id_name_the_precision_if_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SimpleNamespace(deployments=("onnxruntime/fp32", "onnxruntime/int8"), supernet=None)
+    front = (
+        "1f2e3d4c5b6a7988-onnxruntime-int8",
+        "aa2e3d4c5b6a7988-onnxruntime-int8",
+        "aa2e3d4c5b6a7988-onnxruntime-fp32",
+    )
+    record = SimpleNamespace(spec=spec, front=front)
+    monkeypatch.setattr("hwnas.pipeline.run_network.read_record", lambda run: record)
+    (tmp_path / "search.json").touch()
+    assert searched_precision(str(tmp_path), "1F2E") == "int8"
+    assert searched_precision(str(tmp_path), "bb2e") == "fp32"
+    with pytest.raises(InputError, match="on the front in several precisions") as caught:
+        searched_precision(str(tmp_path), "aa2e3d4c5b6a7988")
+    assert caught.value.known == tuple(sorted(front[1:]))
 
 
 def test_a_search_in_int8_alone_evaluates_in_int8(deployed: dict[str, Any]) -> None:
