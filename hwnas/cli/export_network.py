@@ -24,6 +24,7 @@ from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
 from hwnas.pipeline.quantisation import QuantisationOptions
+from hwnas.search.choice import Pick
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ _SHOWN_LAYERS = 3
 @click.argument("space", metavar="SPACE|RUN|PLAN")
 @click.argument("arch", required=False)
 @click.option("--arch", "named", metavar="ARCH", help="The network, instead of the argument ARCH.")
+@click.option(
+    "--pick",
+    metavar="RULE",
+    help="RUN of a search: balanced, accuracy, fast, or the best within limits as in 'throughput>=9000'.",
+)
 @click.option(
     "--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True, help="Format of the file."
 )
@@ -119,6 +125,7 @@ def export_network(
     arch: str | None,
     *,
     named: str | None,
+    pick: str | None,
     format_: str,
     out: Path,
     precision: str | None,
@@ -189,8 +196,10 @@ def export_network(
             as_json=as_json,
         )
         return
-    if arch is not None and named is not None:
-        raise click.UsageError("the network must be named once, as ARCH or with --arch")
+    if [arch, named, pick].count(None) < 2:
+        raise click.UsageError("the network must be named once, as ARCH, with --arch or by --pick")
+    if pick is not None:
+        named = _picked(space, pick)
     if format_ == "timm" and "--batch" in given_options(context, except_for=()):
         raise UsageError("a model of timm takes batches of any size", got="--batch", hint="leave out --batch")
     name = named if arch is None else arch
@@ -219,6 +228,16 @@ def export_network(
         print_json(exported.to_mapping())
     else:
         _print(exported, repair=repair)
+
+
+def _picked(run: str, rule: str) -> str:
+    """Return the id of the network that a rule chooses from the front of a search."""
+    from hwnas.search.result import load_search
+
+    Pick.parse(rule)  # a rule that is misspelled is named before a run that is
+    if run in SPACES and not Path(run).is_dir():
+        raise UsageError("--pick chooses from the front of a search", got=run, hint="hwnas export RUN --pick balanced")
+    return load_search(Path(run)).pick(rule).id
 
 
 def _export_plan(

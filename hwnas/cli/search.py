@@ -109,6 +109,13 @@ _POST_SEARCH = (
         "--pairs", type=PAIRS, default=DEFAULT_PAIRS, show_default=True, help="Paired runs of each measured network."
     ),
     click.option(
+        "--pick",
+        default="balanced",
+        show_default=True,
+        metavar="RULE",
+        help="Network to export first: balanced, accuracy, fast, or the best within limits as in 'throughput>=9000'.",
+    ),
+    click.option(
         "--export-top", type=_WINNERS, default=1, show_default=True, metavar="K", help="Export the K best networks."
     ),
     click.option(
@@ -205,6 +212,7 @@ def _options(
     retrain_from: Literal["inherited", "scratch"],
     max_drop: float | None,
     repair: bool,
+    pick: str,
     **values: Any,
 ) -> SearchOptions:
     post_search = PostSearch(
@@ -216,6 +224,7 @@ def _options(
         retrain_from=retrain_from,
         max_drop=None if max_drop is None else max_drop / 100,
         repair=repair,
+        pick=pick,
     )
     return SearchOptions(accuracy=not no_accuracy, macs=not no_macs, post_search=post_search, **values)
 
@@ -226,6 +235,7 @@ def _require_effect(context: click.Context) -> None:
     has_quality = not values["no_accuracy"] or any(name in QUALITIES for name in values["objectives"])
     for option, is_read, reason in (
         ("--pairs", not values["no_verify"], "--no-verify measures nothing"),
+        ("--pick", values["export_top"] > 0 or values["retrain"] > 0, "no network is exported"),
         ("--retrain-epochs", values["retrain"] > 0, "no network is retrained without --retrain"),
         ("--retrain-from", values["retrain"] > 0, "no network is retrained without --retrain"),
         (
@@ -253,6 +263,11 @@ def _require_passed(result: SearchRun) -> None:
         raise CheckFailedError(
             "the front could not be measured; the searched one is kept", got=verification.reason, hint=hint
         )
+    front = result.record.front if result.record.measured_front is None else result.record.measured_front
+    post_search = result.record.spec.post_search
+    if front and post_search.num_winners and not result.record.winners:
+        hint = f"hwnas export {result.run} --pick balanced --out exported"
+        raise CheckFailedError(f"no network on the front meets {post_search.pick}, so none was exported", hint=hint)
     broken = [f"{item.arch_id}: {item.failure}" for item in result.record.winners if item.failure]
     if broken:
         raise CheckFailedError("a winner could not be exported", got="; ".join(broken))

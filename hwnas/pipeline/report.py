@@ -33,7 +33,7 @@ class RunSummary:
     num_front: int
     """Networks on the front; if it was measured, those that are still on it."""
     balanced: str | None
-    """The id of the balanced network, the knee of the front; None if no network is left on it."""
+    """The id of the balanced network; None if no network is left on the front."""
 
 
 @dataclass(frozen=True, kw_only=True)

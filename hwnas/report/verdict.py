@@ -11,7 +11,7 @@ import numpy as np
 
 from hwnas.metrics import QUALITIES, TIMED_METRICS, indistinct_supernet_warning, parse_metric
 from hwnas.report.data import Member, MetricInfo, RunData, percent, shown
-from hwnas.search.pareto import knee
+from hwnas.search.choice import balanced as balanced_row
 from hwnas.search.record import SearchRecord
 
 Level = Literal["note", "warning"]
@@ -112,13 +112,12 @@ def front_size(data: RunData) -> str:
 
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
-    """Return the knee of a front, by measured values or else the unfavourable ends of predictions."""
-    signs = [-_sign(metric) for metric in data.objectives]
+    """Return the balanced network of a front, by measured values or else the unfavourable ends of predictions."""
     rows = [[member.cautious(metric) for metric in data.objectives] for member in front]
     if not rows:
         return None
-    values = np.array(rows, dtype=np.float64) * signs
-    index = knee(np.where(np.isnan(values), np.inf, values))
+    objectives = [parse_metric(metric.key) for metric in data.objectives]
+    index = balanced_row(objectives, np.array(rows, dtype=np.float64))
     return None if index is None else front[index]
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from hwnas.arguments import checked_arguments, conform
 from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, html_table, to_frame
-from hwnas.metrics import Quantity
+from hwnas.metrics import Quantity, parse_metric
 from hwnas.runs import MANIFEST
+from hwnas.search.choice import Pick
 from hwnas.search.objective import Constraint, Objective, parse_constraint
 from hwnas.search.record import read_record
 from hwnas.search.study import SEARCHED, Study
@@ -91,6 +92,28 @@ class SearchResult:
                 return network
         got = ", ".join(map(str, bounds)) or "an empty front"
         raise InputError("no network on the front meets the conditions", got=got)
+
+    def pick(self, rule: str = "balanced") -> FoundNetwork:
+        """Return the network of the front that a rule chooses.
+
+        Args:
+            rule: `balanced`, with few errors for its speed; `accuracy`; `fast`; or limits such as
+                `throughput>=9000,macs<=1G`, of those within them the best of the first objective.
+
+        Raises:
+            InputError: The rule is not known, the front is empty, or no network on it is within the limits.
+        """
+        chosen = Pick.parse(rule)
+        objectives = [objective.metric for objective in self.objectives]
+        own = {str(metric): metric for metric in objectives}
+        names = {name: own[name] if name in own else parse_metric(name) for name in self.metric_names}
+        columns = {
+            metric: np.array([network.metrics[name] for network in self.front]) for name, metric in names.items()
+        }
+        row = chosen.choose(objectives, columns) if self.front else None
+        if row is None:
+            raise InputError(f"no network on the front meets {chosen}", got=f"{len(self.front)} networks on the front")
+        return self.front[row]
 
     def to_frame(self, *, front_only: bool = True) -> Frame:
         """Return the networks as a data frame: ids, metrics, interval ends, and the arch as a mapping.

@@ -16,6 +16,7 @@ from hwnas.config import Above, Between, FileName, from_mapping, require_valid, 
 from hwnas.errors import InputError
 from hwnas.metrics import Deployment, Metric, parse_metric
 from hwnas.runs import MANIFEST, Run
+from hwnas.search.choice import Pick
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import (
     Criteria,
@@ -59,6 +60,8 @@ class PostSearch:
     """Weights that retraining begins with: those inherited from the supernet, or fresh ones."""
     export_top: Annotated[int, Between(0, 10_000)] = 1
     """Number of winners that are exported."""
+    pick: str = "balanced"
+    """Which network of the front is the first winner: `balanced`, `accuracy`, `fast`, or limits that it must meet."""
     max_drop: Annotated[float, Between(0, 1)] | None = None
     """Largest accuracy that the graph of a winner in int8 may lose against float32; None: any."""
     repair: bool = False
@@ -66,6 +69,7 @@ class PostSearch:
 
     def __post_init__(self) -> None:
         require_valid(self)
+        Pick.parse(self.pick)
 
     @property
     def num_winners(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hwnas
+from hwnas.cli.app import run as run_command
 from hwnas.errors import InputError
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchRun, search_networks
@@ -38,6 +39,22 @@ def test_the_result_of_a_run_has_its_candidates_and_its_front(found: SearchRun) 
     np.testing.assert_array_equal([network.metrics["macs"] for network in result.networks], macs)
     assert result.best(macs="<=2M").metrics["macs"] <= 2e6
     assert repr(found.result) == repr(result)
+
+
+def test_a_network_of_the_front_is_picked_by_a_rule(found: SearchRun, tmp_path: Path) -> None:
+    result = load_search(found.run)
+    assert result.pick("fast").metrics["macs"] == min(network.metrics["macs"] for network in result.front)
+    assert result.pick("macs<=2M,params>=1k").id == result.best(macs="<=2M").id
+    assert result.pick() in result.front
+    with pytest.raises(InputError, match="no network on the front meets macs<=1"):
+        result.pick("macs<=1")
+    exported = tmp_path / "exported"
+    run = ("export", str(found.run), "--format", "safetensors", "--out", str(exported), "--json")
+    assert run_command([*run, "--pick", "fast"]) == 0
+    (weights,) = exported.glob("*.safetensors")
+    assert result.pick("fast").candidate.network_id in weights.name
+    assert run_command([*run, "--pick", "fast", "--arch", "min"]) == 2
+    assert run_command([*run, "--pick", "quick"]) == 1
 
 
 def test_only_the_run_of_a_finished_search_has_a_result(tmp_path: Path) -> None:

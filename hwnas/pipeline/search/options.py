@@ -7,6 +7,8 @@ from typing import Annotated
 
 from hwnas.config import Above, Between, require_valid
 from hwnas.errors import InputError, UsageError, unknown
+from hwnas.metrics import QUALITIES
+from hwnas.search.choice import Pick
 from hwnas.search.objective import (
     Criteria,
     make_objectives,
@@ -121,6 +123,10 @@ def parse_criteria(options: SearchOptions) -> Criteria:
     if options.post_search.repair and criteria.quality is None:
         message = "only networks of a supernet can be repaired, and a search without accuracy has no supernet"
         raise UsageError(message, got="--repair", hint="leave out --repair")
+    pick = Pick.parse(options.post_search.pick)
+    pick.require_known(criteria.metrics)
+    if pick.name == "accuracy" and not any(item.metric.name in QUALITIES for item in criteria.objectives):
+        raise UsageError("a search without accuracy has no most accurate network", got="--pick accuracy")
     for option, value, reason in _unused(options, criteria):
         raise UsageError(f"{option} has no effect: {reason}", got=value, hint=f"leave out {option}")
     return criteria

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, MissingError
 from hwnas.files import file_errors, path_within, storage_failed, write_atomic
-from hwnas.metrics import QUANTISED, Deployment
+from hwnas.metrics import QUANTISED, Deployment, Metric, parse_metric
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.profile.runners.runner import graph_precision
 from hwnas.progress import Reporter
 from hwnas.report.network_card import card_page
+from hwnas.search.choice import Pick
 from hwnas.search.objective import exact
-from hwnas.search.pareto import knee, most_improving
+from hwnas.search.pareto import most_improving
 from hwnas.search.problem import Problem
 from hwnas.search.record import NETWORKS, ExportedWinner, Repair, SearchRecord
 from hwnas.search.verification import FrontMember
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
     from hwnas.supernet.network import Network
 
-KNEE = "the knee of the front: farthest from the plane through its extremes"
 SPREAD = "adds most hypervolume to those before it"
 
 _WEIGHTS = "network.safetensors"
@@ -77,7 +77,9 @@ class WinnerExporter:
         """
         post_search = self.context.spec.post_search
         done = {item.arch_id: item for item in record.winners if item.failure is None}
-        chosen = choose_winners(self.context.problem, record, members, post_search.num_winners)
+        chosen = choose_winners(
+            self.context.problem, record, members, post_search.num_winners, pick=Pick.parse(post_search.pick)
+        )
         winners = []
         for index, (member, why) in enumerate(chosen):
             candidate_id = member.candidate.id
@@ -262,42 +264,46 @@ class WinnerExporter:
 
 
 def choose_winners(
-    problem: Problem, record: SearchRecord, members: Sequence[FrontMember], count: int
+    problem: Problem, record: SearchRecord, members: Sequence[FrontMember], count: int, *, pick: Pick
 ) -> list[tuple[FrontMember, str]]:
-    """Choose the knee of the front first, then one after the other the network that adds most hypervolume.
+    """Choose the picked network of the front first, then one after the other the network that adds most hypervolume.
 
     Args:
         problem: The objectives.
         record: The record of the search; its measured front is used if there is one.
         members: The networks of the searched front.
         count: The most winners to choose.
+        pick: The rule that chooses the first one.
 
     Returns:
-        The winners, the best first, each with the rule that chose it.
+        The winners, the best first, each with the rule that chose it; none if no network is within the limits.
     """
     front = record.front if record.measured_front is None else record.measured_front
     members = [member for member in members if member.candidate.id in front]
     if not members or count < 1:
         return []
-    values = _objectives(problem, record, members)
-    first = knee(values)
-    assert first is not None
+    columns = _values(record, members)
+    objectives = [objective.metric for objective in problem.objectives]
+    first = pick.choose(objectives, columns)
+    if first is None:
+        return []
+    values = np.stack([item.minimised(exact(columns[item.metric])) for item in problem.objectives], axis=1)
     others = [index for index in range(len(members)) if index != first]
     rest = most_improving(values[others], values[[first]], count - 1, record.bounds) if others else []
     # Networks that add nothing to the hypervolume, such as equal ones, come last.
     rest += [index for index in range(len(others)) if index not in rest]
-    return [(members[first], KNEE), *((members[others[index]], SPREAD) for index in rest[: count - 1])]
+    return [(members[first], pick.why(objectives)), *((members[others[index]], SPREAD) for index in rest[: count - 1])]
 
 
-def _objectives(problem: Problem, record: SearchRecord, members: Sequence[FrontMember]) -> NDArray[np.float64]:
-    """Return minimised objectives of shape (members, objectives), measured where they were."""
+def _values(record: SearchRecord, members: Sequence[FrontMember]) -> dict[Metric, NDArray[np.float64]]:
+    """Return the metrics of networks by column, measured where they were."""
     checks = {} if record.verification is None else {row.arch_id: row.metrics for row in record.verification.members}
-    columns = []
-    for objective in problem.objectives:
+    columns = {}
+    for name in members[0].searched:
         values = []
         for member in members:
-            check = checks.get(member.candidate.id, {}).get(str(objective))
+            check = checks.get(member.candidate.id, {}).get(name)
             measured = None if check is None else check.measured
-            values.append(float(member.searched[str(objective)].mean[0]) if measured is None else measured)
-        columns.append(objective.minimised(exact(values)))
-    return np.stack(columns, axis=1)
+            values.append(float(member.searched[name].mean[0]) if measured is None else measured)
+        columns[parse_metric(name)] = np.array(values, dtype=np.float64)
+    return columns

@@ -13,8 +13,9 @@ import pytest
 from hwnas.pipeline.search import verify, winners
 from hwnas.pipeline.search.references import known_accuracies
 from hwnas.pipeline.search.run import search_networks
-from hwnas.pipeline.search.winners import KNEE, SPREAD, choose_winners
+from hwnas.pipeline.search.winners import SPREAD, choose_winners
 from hwnas.runs import Run
+from hwnas.search.choice import Pick
 from hwnas.search.objective import exact, parse_objective
 from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.problem import Problem
@@ -39,7 +40,7 @@ def member(name: str, accuracy: float, macs: float) -> FrontMember:
     return FrontMember(candidate=replace(candidate, arch_id=name, network_id=name), searched=searched)
 
 
-def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
+def chosen(count: int, *, pick: str = "balanced", **changes: Any) -> list[tuple[str, str]]:
     members = [
         member("large", 0.9, 9.0),
         member("middle", 0.85, 2.0),
@@ -51,15 +52,18 @@ def chosen(count: int, **changes: Any) -> list[tuple[str, str]]:
         "bounds": HypervolumeBounds(ideal=(-1.0, 0.0), reference=(0.0, 10.0)),
     }
     record = _replaced(**{**values, **changes})
-    return [(item.candidate.arch_id, why) for item, why in choose_winners(PROBLEM, record, members, count)]
+    return [
+        (item.candidate.arch_id, why)
+        for item, why in choose_winners(PROBLEM, record, members, count, pick=Pick.parse(pick))
+    ]
 
 
 def _replaced(**changes: Any) -> Any:
     return replace(RECORD, **changes)
 
 
-def test_the_knee_is_first_and_the_others_are_spread() -> None:
-    assert chosen(1) == [("middle", KNEE)]
+def test_the_balanced_network_is_first_and_the_others_are_spread() -> None:
+    assert chosen(1) == [("middle", "balanced: few errors for its speed")]
     assert [name for name, _ in chosen(3)] == ["middle", "small", "large"]
     assert {why for _, why in chosen(4)[1:]} == {SPREAD}
     assert len(chosen(9)) == 4
@@ -69,6 +73,13 @@ def test_they_are_of_the_measured_front_where_there_is_one() -> None:
     assert chosen(1, measured_front=("large", "small"))[0][0] == "large"
     assert chosen(2, measured_front=()) == []
     assert chosen(0) == []
+
+
+def test_the_first_winner_is_the_picked_one() -> None:
+    assert chosen(1, pick="accuracy") == [("large", "the most accurate")]
+    assert [name for name, _ in chosen(2, pick="fast")] == ["small", "middle"]
+    assert chosen(1, pick="macs<=1.95") == [("beside", "the best accuracy with macs<=1.95")]
+    assert chosen(3, pick="macs<=0.5") == []
 
 
 def test_a_reference_network_trained_on_the_same_images_has_an_accuracy(
