@@ -1,6 +1,7 @@
 """The result of a search as text: the table of its front, how well it was verified, and its exported networks."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hwnas.search.record import SearchRecord, Verification
 _MAX_ROWS = 30
 """Rows of the table; front.csv has all of them."""
 
-_TEXT_COLUMNS = ("arch_id", "deployment", "verified", "network", "origin")
+_TEXT_COLUMNS = ("arch_id", "deployment", "outside", "verified", "network", "origin")
 
 _DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
 """Device, runtime, precision and batch in the name of a column."""
@@ -89,7 +90,9 @@ def verification_lines(record: SearchRecord) -> list[str]:
 
 def print_front(data: RunData) -> None:
     """Print the front, best accuracy first: predicted and measured values, relative to the baseline if there is one."""
-    cells = [_visible_cells(row) for row in rows_of(data)]
+    rows = rows_of(data)
+    hidden = ("network_id", "arch", *(() if any(row.outside for row in rows) else ("outside",)))
+    cells = [_visible_cells(row, hidden=hidden) for row in rows]
     if not cells:
         print_line("The front is empty: no evaluated network meets all constraints.")
         return
@@ -110,9 +113,8 @@ def print_references(data: RunData) -> None:
         print_table(columns, [[_format(name, value) for name, value in row.items()] for row in rows])
 
 
-def _visible_cells(row: FrontRow) -> dict[str, Any]:
+def _visible_cells(row: FrontRow, *, hidden: Collection[str]) -> dict[str, Any]:
     """Return the columns that fit on a terminal."""
-    hidden = ("network_id", "arch")
     cells = row.cells().items()
     return {name: value for name, value in cells if name not in hidden and not name.endswith(("_lower", "_upper"))}
 

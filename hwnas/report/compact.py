@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwnas.report.anatomy import PARTS, Anatomy, anatomies, anatomy, conditions_of
 from hwnas.report.data import Candidates, Member, RunData
-from hwnas.report.front import csv_text, json_text, rows_of, verdict_of
+from hwnas.report.front import csv_text, json_text, outside_metrics, rows_of, verdict_of
 from hwnas.report.verdict import balanced, best_of, standing
 from hwnas.space.deployed import DEPLOYMENT
 from hwnas.space.dimension import Dimension
@@ -53,7 +53,10 @@ def run_values(data: RunData) -> dict[str, Any]:
         "deployments": list(data.deployments),
         "total": len(data.candidates),
         "candidates": _candidates(data, rows),
-        "front": [_member(data, member, indices[member.row]) for member in data.front],
+        "front": [
+            _member(data, member, indices[member.row], outside)
+            for member, outside in zip(data.front, outside_metrics(data), strict=True)
+        ],
         "anatomy": _anatomies(data),
         "references": _references(data),
         "referencesNote": data.references_note,
@@ -125,8 +128,10 @@ def _packed(values: NDArray[Any], kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode("ascii")
 
 
-def _member(data: RunData, member: Member, index: int) -> dict[str, Any]:
+def _member(data: RunData, member: Member, index: int, outside: str) -> dict[str, Any]:
     values: dict[str, Any] = {"at": index, "id": member.arch_id}
+    if outside:
+        values["outside"] = outside
     if member.deployment is not None:
         values["deployment"] = data.deployments.index(member.deployment)
         values["network"] = member.network_id

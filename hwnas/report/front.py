@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.files import write_atomic
-from hwnas.metrics import QUALITIES
+from hwnas.metrics import QUALITIES, parse_metric
 from hwnas.report.data import Member, MetricInfo, RunData, slug
 from hwnas.report.gather import gather
 from hwnas.search.record import ReferenceNetwork
@@ -34,6 +34,8 @@ class FrontRow:
     params: int
     relative: dict[str, float | None]
     """Measured, or else predicted, values divided by those of the baseline network."""
+    outside: str
+    """Metrics whose values are extrapolated, as the network is unlike all that their predictors were fitted to."""
     stands: bool
     """True if it is on the measured front, or nothing was measured; no column, as `verified` says why it is not."""
     verified: str
@@ -50,6 +52,7 @@ class FrontRow:
             **self.metrics,
             "params": self.params,
             **self.relative,
+            "outside": self.outside,
             "verified": self.verified,
             "arch": self.arch,
         }
@@ -67,7 +70,8 @@ def write_front(run: Path) -> tuple[Path, ...]:
 
 def rows_of(data: RunData) -> tuple[FrontRow, ...]:
     """Return the rows of a front."""
-    return tuple(_row(data, member) for member in data.front)
+    outside = outside_metrics(data)
+    return tuple(_row(data, member, outside[index]) for index, member in enumerate(data.front))
 
 
 def write_tables(data: RunData, folder: Path) -> tuple[Path, ...]:
@@ -142,7 +146,7 @@ def columns(data: RunData) -> list[str]:
     metrics = [name for metric in _shown_metrics(data) for name in _metric_columns(data, metric)]
     relative = list(_relative_columns(data))
     deployment = ["deployment"] if isinstance(data.space, DeployedSpace) else []
-    return ["arch_id", "network_id", *deployment, *metrics, "params", *relative, "verified", "arch"]
+    return ["arch_id", "network_id", *deployment, *metrics, "params", *relative, "outside", "verified", "arch"]
 
 
 def verdict_of(member: Member) -> str:
@@ -157,7 +161,15 @@ def verdict_of(member: Member) -> str:
     return measured if member.on_measured_front is not False else f"{measured}, dominated"
 
 
-def _row(data: RunData, member: Member) -> FrontRow:
+def outside_metrics(data: RunData) -> list[str]:
+    """Return for each network of the front the names of metrics whose predictors were fitted to none like it."""
+    return [
+        ", ".join(dict.fromkeys(parse_metric(key).name for key, rows in data.outside.items() if index in rows))
+        for index in range(len(data.front))
+    ]
+
+
+def _row(data: RunData, member: Member, outside: str) -> FrontRow:
     return FrontRow(
         arch_id=member.arch_id,
         network_id=member.network_id,
@@ -168,6 +180,7 @@ def _row(data: RunData, member: Member) -> FrontRow:
             name: _ratio(member.value(metric.key), baseline.value(metric.key))
             for name, (baseline, metric) in _relative_columns(data).items()
         },
+        outside=outside,
         stands=member.stands,
         verified=verdict_of(member),
         arch=dict(member.arch),

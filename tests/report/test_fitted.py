@@ -9,7 +9,9 @@ from hwnas.predict.fit import Observations, fit_predictor
 from hwnas.predict.models import RidgeLearner
 from hwnas.predict.predictor import MODEL
 from hwnas.predict.saving import save_predictor
+from hwnas.report.compact import run_values
 from hwnas.report.facts import facts_of
+from hwnas.report.front import rows_of
 from hwnas.report.gather import gather
 from hwnas.report.verdict import banners
 from hwnas.search.record import SearchRecord, read_record, write_record
@@ -56,6 +58,11 @@ def test_networks_beyond_the_fitted_range_are_found_and_told(run: Path) -> None:
     assert max(outside) > max(inside)
     text = f"{len(places)} of {len(data.front)} networks lie outside the fitted range of the predictor of latency_ms."
     assert any(banner.text.startswith(text) for banner in banners(data))
+    rows = rows_of(data)
+    assert [place for place, row in enumerate(rows) if row.outside == "latency_ms"] == list(places)
+    assert [place for place, row in enumerate(rows) if not row.outside] == sorted({*range(len(rows))} - {*places})
+    drawn = run_values(data)["front"]
+    assert [place for place, member in enumerate(drawn) if member.get("outside") == "latency_ms"] == list(places)
     assert facts_of(data).range_note.startswith(f"{len(places)} of {len(data.front)} networks on the front lie outside")
 
 

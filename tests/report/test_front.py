@@ -33,6 +33,7 @@ def test_the_columns_are_exactly_these(run: Path) -> None:
         "macs_vs_deit_ti",
         f"{LATENCY}_vs_deit_ti",
         "params_vs_deit_ti",
+        "outside",
         "verified",
         "arch",
     ]

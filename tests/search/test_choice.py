@@ -14,7 +14,7 @@ from hwnas.search.choice import MOST_ERRORS, PICKS, Pick, balanced
 ACCURACY, MACS = Metric(name="accuracy"), Metric(name="macs")
 THROUGHPUT = parse_metric("throughput@h200/torch-graph/bf16/b64")
 
-FRONTS = {
+FRONTS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     # A supernet of autoformer-micro after the demo's training, predicted for a CPU: accuracy, images per second.
     "demo": (
         [

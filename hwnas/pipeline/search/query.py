@@ -1,6 +1,6 @@
 """`hwnas query`: the front of a finished search for other constraints, objectives or devices, without searching."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class QueriedNetwork:
     """The deployment that the search chose; None where it had no choice."""
     float_accuracy: float | None = None
     """Accuracy in float32, if the network is on the searched front in a precision that changes accuracy."""
+    outside: tuple[str, ...] = ()
+    """Metrics whose predictor was fitted to no networks like this one, so that their values are extrapolated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ class QueryResult(TabularResult):
                 columns[f"{name}_measured"] = [network.measured.get(name, np.nan) for network in self.networks]
         if any(network.float_accuracy is not None for network in self.networks):
             columns["accuracy_fp32"] = [network.float_accuracy for network in self.networks]
+        columns["outside"] = [bool(network.outside) for network in self.networks]
         return {**columns, "arch": [network.arch for network in self.networks]}
 
 
@@ -137,10 +140,12 @@ def query(
         # The study holds intervals of the search's confidence: those of another one are computed again.
         outdated = () if held in (None, spec.interval_confidence) else tuple(searched)
         found = query_study(study, problem, recompute=recompute, outdated=outdated, within=within)
-        networks = _networks(study, found, problem, float_accuracies=record.float_accuracies)
+        outside = _outside(recompute, found)
+        networks = _networks(study, found, problem, float_accuracies=record.float_accuracies, outside=outside)
     notes += [f"predictor {item.note}; {item.path}" for _, item in chosen if str(item.metric) not in known]
     cards = [item.predictor.card for item in available]
     notes += [f"{card.metric}: {card.notes[0]}" for card in cards if card.is_unmeasured or card.is_interpolated]
+    notes += _outside_notes(networks)
     if held is not None and wanted is not None and held < wanted:
         few = f"the predictors were fitted to too few networks for the search's {wanted:g}"
         notes.append(f"confidence {held:g}: {few}")
@@ -282,8 +287,32 @@ def _predictors(
     return (*own, *others)
 
 
+def _outside(cheap: CheapMetrics, found: QueriedFront) -> list[tuple[str, ...]]:
+    """Return for each network of a front the metrics whose predictors were fitted to none like it."""
+    masks = cheap.outside(found.genomes[found.rows]) if len(found.rows) else {}
+    columns = {str(item.metric): str(item.column) for item in cheap.predictors}
+    return [
+        tuple(dict.fromkeys(columns[name] for name, mask in masks.items() if mask[row]))
+        for row in range(len(found.rows))
+    ]
+
+
+def _outside_notes(networks: Sequence[QueriedNetwork]) -> Iterator[str]:
+    for metric in dict.fromkeys(metric for network in networks for metric in network.outside):
+        count = sum(metric in network.outside for network in networks)
+        yield (
+            f"{metric}: {count} of {len(networks)} networks lie outside what the predictor was fitted to; their values "
+            "are extrapolated, and hwnas predict refuses them without --allow-outside"
+        )
+
+
 def _networks(
-    study: Study, found: QueriedFront, problem: Problem, *, float_accuracies: Mapping[str, float]
+    study: Study,
+    found: QueriedFront,
+    problem: Problem,
+    *,
+    float_accuracies: Mapping[str, float],
+    outside: Sequence[tuple[str, ...]],
 ) -> tuple[QueriedNetwork, ...]:
     rows, measured = found.rows, {}
     for name in study.metrics:
@@ -301,6 +330,7 @@ def _networks(
             lower={name: float(found.metrics[name].lower[row]) for name in names},
             upper={name: float(found.metrics[name].upper[row]) for name in names},
             measured={name: float(values[index]) for name, values in measured.items() if np.isfinite(values[index])},
+            outside=outside[index],
         )
         for index, (row, candidate) in enumerate(zip(rows, problem.space.candidates(found.genomes[rows]), strict=True))
     )

@@ -36,8 +36,9 @@ function drawChoice() {
     const how = measured ? `, measured${member.unstable?.length ? ", unstable" : ""}` : metric.predicted ? ", predicted" : "";
     return [make("dt", {}, `${plainTitle(metric.label)}${how}`), make("dd", {}, value, relative(run, metric.label, member))];
   });
+  const outside = member.outside ? make("p", { class: "muted" }, `Extrapolated, outside the fitted range: predicted ${member.outside}.`) : "";
   const fallen = run.stands(member) ? "" : make("p", { class: "muted" }, `Not on the measured front: ${member.verdict}.`);
-  byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), fallen, make("dl", {}, ...rows), genesOf(run, member.at),
+  byId("choice").replaceChildren(make("p", { class: "id" }, `network ${member.id}`), fallen, outside, make("dl", {}, ...rows), genesOf(run, member.at),
     member.exportedTo ? make("p", { class: "muted" }, `Already exported to ${member.exportedTo} in the run.`) : "");
 }
 

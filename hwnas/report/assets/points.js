@@ -39,6 +39,7 @@ function tipOf(run, at, member) {
     make("h4", {}, SINGLE ? name : `${run.name}: ${name}`),
     make("div", { class: "aside" }, status),
     member?.unstable?.length ? make("div", { class: "aside" }, `unstable: ${member.unstable.join("; ")}`) : "",
+    member?.outside ? make("div", { class: "aside" }, `extrapolated, outside the fitted range: ${member.outside}`) : "",
     make("table", {}, ...rowsOf(run, at, member).map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))),
     genesOf(run, at),
   ];

@@ -18,6 +18,7 @@ function tableColumns() {
   for (const label of compared) columns.push(ratioColumn(label, based[0]));
   const checked = RUNS.some((run) => run.members.some((member) => member.verdict));
   if (checked) columns.push({ name: "when measured", text: true, value: (run, member) => member.verdict ?? "", show: (run, member) => [member.verdict ? `${member.verdict}${member.unstable?.length ? ", unstable" : ""}` : "–"] });
+  if (RUNS.some((run) => run.members.some((member) => member.outside))) columns.push({ name: "extrapolated", text: true, value: (run, member) => member.outside ?? "", show: (run, member) => [member.outside ?? "–"] });
   return columns;
 }
 

@@ -1,5 +1,6 @@
 """A search that has ended is asked again, from what it stored."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from hwnas.errors import HwnasError, InputError
+from hwnas.metrics import Deployment
+from hwnas.pipeline.predictors.predict import PredictOptions, predict_networks
 from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.predict.predictor import Predictor
@@ -55,7 +58,7 @@ def test_a_metric_that_was_searched_is_found_by_its_name(searched: SearchRun) ->
     found = query(searched.run, objectives=["throughput"], constraints=[f"throughput@{CPU}>=1"])
     assert found.objectives == ("accuracy", "macs", SPEED)
     assert found.constraints == (f"{SPEED}>=1",)
-    assert found.notes == ()
+    assert [note for note in found.notes if "are extrapolated" not in note] == []
 
 
 def test_a_metric_that_was_not_searched_is_predicted(searched: SearchRun, bench: dict[str, Any]) -> None:
@@ -71,6 +74,29 @@ def test_another_device_is_asked_through_its_predictor(searched: SearchRun, tmp_
     found = query(searched.run, device="h200", predictors=tmp_path)
     assert found.objectives == ("accuracy", "macs", "throughput@h200/onnxruntime/fp32/b1")
     assert found.networks
+
+
+def test_networks_that_a_predictor_was_fitted_to_none_like_are_marked(searched: SearchRun, tmp_path: Path) -> None:
+    folder = write_predictor(tmp_path, FIRST, device="h200")
+    predictor = Predictor.load(folder)
+    whole = predictor.fitted_range
+    narrow = replace(whole, high=whole.low + 0.3 * (whole.high - whole.low))
+    save_predictor(replace(predictor, fitted_range=narrow), folder)
+    found = query(searched.run, device="h200", predictors=tmp_path)
+    marked = [network for network in found.networks if network.outside]
+    assert marked
+    assert {network.outside for network in marked} == {("throughput@h200/onnxruntime/fp32/b1",)}
+    assert any(note.startswith(f"throughput@h200/onnxruntime/fp32/b1: {len(marked)} of") for note in found.notes)
+    assert list(found.to_frame()["outside"]) == [bool(network.outside) for network in found.networks]
+    # hwnas predict refuses the same networks.
+    for network in found.networks:
+        target = f"{FIRST}:{json.dumps(network.arch)}"
+        wanted = PredictOptions(deployment=Deployment(device="h200"), metrics=("throughput",), predictors=tmp_path)
+        if network.outside:
+            with pytest.raises(InputError, match="outside the fitted range"):
+                predict_networks([target], wanted)
+        else:
+            assert predict_networks([target], wanted).outside == ()
 
 
 def test_a_constraint_can_be_held_with_confidence(searched: SearchRun) -> None:
