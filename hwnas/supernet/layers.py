@@ -60,8 +60,8 @@ class StemConfig:
         return stem
 
     def token_grid(self, image_size: int) -> TokenGrid:
-        """Return the grid of its tokens, which a class token precedes."""
-        return TokenGrid(side=self.grid, channels=self.embed_dim, prefix_tokens=1)
+        """Return the grid of its tokens."""
+        return TokenGrid(side=self.grid, channels=self.embed_dim, prefix_tokens=self.prefix_tokens)
 
 
 class MultiHeadAttention(nn.Module):

@@ -108,8 +108,8 @@ class ReductionConfig:
         return reduction
 
     def token_grid(self, image_size: int) -> TokenGrid:
-        """Return the grid of its tokens, which the class token precedes."""
-        return TokenGrid(side=self.grid // 2, channels=self.outputs, prefix_tokens=1)
+        """Return the grid of its tokens."""
+        return TokenGrid(side=self.grid // 2, channels=self.outputs, prefix_tokens=self.prefix_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

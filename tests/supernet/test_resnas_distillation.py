@@ -106,6 +106,15 @@ def test_positions_behind_two_tokens_are_interpolated() -> None:
     assert torch.equal(larger[:, 2:], resize_positions(table[:, 2:], tokens=36))
 
 
+def test_feature_maps_leave_out_both_tokens() -> None:
+    network = ResNasSupernet(SPACE).subnet(SPACE.largest()).eval()
+    tokens, maps = network.forward_intermediates(torch.randn(2, *SPACE.config.input_shape))
+    assert torch.equal(maps[-1].flatten(2).transpose(1, 2), tokens[:, 2:])
+    assert [entry["reduction"] for entry in network.feature_info] == [
+        SPACE.config.image_size // grid for grid in SPACE.config.grids
+    ]
+
+
 def test_only_vit_resnas_has_it() -> None:
     assert default_recipe(SPACES.get("distilled-resnas-small")) == "resnas-small"
     assert replace(SPACES.get("distilled-resnas-small").config, distillation=None) == SPACES.get("resnas-small").config
