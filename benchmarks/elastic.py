@@ -120,7 +120,14 @@ def _sections(trainings: Trainings, seed: int) -> Iterator[str]:
     costs = ", ".join(
         f"{kind} {trainings.spent(f'{kind} {seed}'):.0f}" for kind in ("original", "elastic", "scratch", "pruned")
     )
-    yield f"## Seed {seed}\n\nThe model: top-1 {original:.2%}. CPU seconds of the trainings: {costs}."
+    epochs = {"original": trainings.options.original_epochs, "elastic": trainings.options.elastic_epochs}
+    if f"scratch {seed}" in done:
+        epochs["scratch"] = done[f"scratch {seed}"]["epochs"]
+    each = ", ".join(f"{kind} {trainings.spent(f'{kind} {seed}') / count:.1f}" for kind, count in epochs.items())
+    yield (
+        f"## Seed {seed}\n\nThe model: top-1 {original:.2%}. CPU seconds of the trainings: {costs}. "
+        f"Of an epoch: {each}."
+    )
     if f"orders {seed}" in done:
         yield _orders(trainings, seed, original)
     comparison = done.get(f"compared {seed}") or done.get(f"compared elastic {seed}")

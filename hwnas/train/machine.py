@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -104,6 +104,26 @@ def cpu_settings(*, threads: int, matmul_backend: str) -> Iterator[None]:
         if backend_before is not None:
             os.environ[matmul.VARIABLE] = backend_before
         matmul.matmul_backend.cache_clear()
+
+
+@contextmanager
+def plain_attention(*models: nn.Module | None, precision: str, device: torch.device) -> Iterator[None]:
+    """Compute the attention of timm's models without torch's fused kernel within the context, where that is slow.
+
+    These are the cases in which `hwnas.supernet.layers.attend` does without it: below float32 on a CPU, and where
+    matrix products run on oneDNN.
+    """
+    changed: list[Any] = []
+    if device.type == "cpu" and (precision != "fp32" or matmul.onednn_enabled()):
+        parts = (part for model in models if model is not None for part in model.modules())
+        changed = [part for part in parts if getattr(part, "fused_attn", False) is True]
+    for part in changed:
+        part.fused_attn = False
+    try:
+        yield
+    finally:
+        for part in changed:
+            part.fused_attn = True
 
 
 def choose_threads(*, requested: int, macs: int) -> int:

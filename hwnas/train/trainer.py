@@ -32,6 +32,7 @@ from hwnas.train.machine import (
     choose_threads,
     compiled_blocks,
     cpu_settings,
+    plain_attention,
     stop_on_signals,
 )
 from hwnas.train.metrics import MetricsWriter
@@ -204,7 +205,9 @@ class Trainer:
         _log.info("training on %s, %d threads, matmul backend %s", device, machine.threads, machine.matmul_backend)
         compiled = compiled_blocks(self.model, mode=self.config.compile, device=device)
         pinned = cpu_settings(threads=machine.threads, matmul_backend=machine.matmul_backend)
-        with preserve_rng_state(device), pinned, compiled:
+        models = self.model, self._stepper.teacher
+        plain = plain_attention(*models, precision=self.recipe.precision, device=device)
+        with preserve_rng_state(device), pinned, plain, compiled:
             yield
 
     def _train(self, stop: StopRequest) -> TrainerResult:

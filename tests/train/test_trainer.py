@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
+from hwnas.supernet import matmul
 from hwnas.supernet.matmul import VARIABLE
 from hwnas.train.checkpoint import FOLDER, list_checkpoints, read_checkpoint
 from hwnas.train.data.loader import Batch
-from hwnas.train.machine import compiled_blocks
+from hwnas.train.machine import compiled_blocks, plain_attention
 from hwnas.train.metrics_file import METRICS, read_metrics
 from hwnas.train.models import build_network
 from hwnas.train.presets import single_network_recipe
@@ -391,3 +393,25 @@ def test_blocks_may_be_compiled_once_each() -> None:
         with compiled_blocks(network, mode="blocks", device=torch.device("cpu")):
             assert limits.recompile_limit == len(network.segments()) > 1
         assert limits.recompile_limit == 1
+
+
+def test_models_of_timm_do_without_the_fused_kernel_where_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = timm.create_model("test_vit", img_size=32).eval()
+    cpu, images = torch.device("cpu"), torch.randn(2, 3, 32, 32)
+
+    def fused() -> set[bool]:
+        return {block.attn.fused_attn for block in model.blocks}
+
+    with torch.inference_mode(), plain_attention(model, None, precision="fp32", device=cpu):
+        expected = model(images)
+        assert fused() == {True}
+    with plain_attention(model, precision="bf16", device=cpu):
+        assert fused() == {False}
+    with monkeypatch.context() as patch:
+        patch.setattr(matmul, "onednn_enabled", lambda: True)
+        with torch.inference_mode(), plain_attention(model, None, precision="fp32", device=cpu):
+            assert fused() == {False}
+            assert torch.allclose(model(images), expected, atol=1e-5)
+    with plain_attention(model, precision="bf16", device=torch.device("meta")):
+        assert fused() == {True}
+    assert fused() == {True}
