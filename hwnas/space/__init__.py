@@ -35,5 +35,14 @@ def _make_distilled(name: str) -> tuple[str, AnySpace]:
     return space.name, space
 
 
+def _make_level(name: str) -> tuple[str, AnySpace]:
+    """Make the space of one level of GLiT."""
+    level, _, rest = name.partition("-")
+    groups, _, base = rest.partition("-") if f"{level.casefold()}-" == glit.DETAILS else ("", "", rest)
+    space = glit.details_level(SPACES.get(base), groups=groups) if groups else glit.layout_level(SPACES.get(base))
+    return space.name, space
+
+
 SPACES.add_maker(elastic.PREFIXES, _make_elastic)
 SPACES.add_maker((resnas.DISTILLED,), _make_distilled)
+SPACES.add_maker((glit.LAYOUT, glit.DETAILS), _make_level)

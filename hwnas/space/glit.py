@@ -11,6 +11,7 @@ convolution. Both contain the released network, GLiT-T. GLiT-Small and GLiT-Base
 their widths follow DeiT.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block
 from hwnas.space.layers import RESIDUAL, Operations, head, mlp_branch, patch_stem, residual
 from hwnas.space.space import (
+    AnySpace,
     Costs,
     GenomeReader,
     Genomes,
@@ -41,6 +43,8 @@ from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Se
 
 GROUPS = 3
 """Number of groups into which a block splits its channels."""
+
+_ALL_GROUPS = frozenset(range(GROUPS + 1))
 
 _DETAILS = ("value_ratio", "expansion", "kernel_size", "mlp_ratio")
 
@@ -84,6 +88,9 @@ class GlitConfig(SpaceConfig):
     """Value of the coded form where it is not chosen; likewise the next two."""
     fixed_kernel_size: int = 31
     fixed_mlp_ratio: int = 4
+    layout: tuple[int, ...] | None = None
+    """Attention groups of each block, for the second level of a search with a supernet for each level; None: they are
+    chosen."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +100,9 @@ class GlitConfig(SpaceConfig):
         require_patches(self.image_size, self.patch_size)
         require_multiple("embed_dim", self.embed_dim, self.num_heads, "heads of one width")
         require_multiple("num_heads", self.num_heads, GROUPS, "heads are dealt out by channel group")
+        if self.layout is not None and (len(self.layout) != self.depth or not set(self.layout) <= _ALL_GROUPS):
+            message = f"a layout must be {self.depth} numbers of attention groups, each from 0 to {GROUPS}"
+            raise InputError(message, got=shown(self.layout))
         for ratio in (*self.value_ratios, self.fixed_value_ratio):
             width = float(self.embed_dim // self.num_heads * ratio)
             if width < 1 or not width.is_integer():
@@ -133,25 +143,35 @@ class Glit(Space[GlitConfig, GlitArch]):
         """Attention groups, value ratio, expansion, kernel and MLP ratio of each block."""
         config = self.config
         choices = {
-            "groups": range(GROUPS + 1),
             "value_ratio": config.value_ratios,
             "expansion": config.expansions,
             "kernel_size": config.kernel_sizes,
             "mlp_ratio": config.mlp_ratios,
         }
-        return tuple(
+        groups = [
+            Dimension(name="groups", kind="ordinal", choices=self.groups_of(block), block=block)
+            for block in range(config.depth)
+        ]
+        details = [
             dimension for name, values in choices.items() for dimension in per_block(name, values, blocks=config.depth)
-        )
+        ]
+        return (*groups, *details)
+
+    def groups_of(self, block: int) -> tuple[int, ...]:
+        """Return the choices of the attention groups of a block."""
+        layout = self.config.layout
+        return tuple(range(GROUPS + 1)) if layout is None else (layout[block],)
 
     @property
     def size(self) -> int:
         """Number of canonical genomes."""
         counts = {name: len(self.dimensions[self.columns(name)][0].choices) for name in _DETAILS}
-        per_slot = 0
+        details = []
         for groups in range(GROUPS + 1):
             chosen = self._chosen(np.array([[groups]]))
-            per_slot += int(np.prod([counts[name] for name in _DETAILS if chosen[name].item()]))
-        return int(per_slot**self.config.depth)
+            details.append(math.prod(counts[name] for name in _DETAILS if chosen[name].item()))
+        slots = range(self.config.depth)
+        return math.prod(sum(details[groups] for groups in self.groups_of(slot)) for slot in slots)
 
     def official(self, genomes: ArrayLike) -> Costs:
         """Count as the released code does, which assumes half the width of the first pointwise convolution."""
@@ -371,3 +391,45 @@ has both.
 """
 
 SPACES = (TINY, SMALL, BASE, TINY_PAPER, SMALL_PAPER, BASE_PAPER, MICRO)
+
+LAYOUT, DETAILS = "layout-", "details-"
+"""Beginnings of the names of the spaces of one level: `layout-NAME`, and `details-GROUPS-NAME` with a digit a block."""
+
+
+def layout_level(space: AnySpace) -> Glit:
+    """Return the space of the first level: attention groups are chosen, details have their middle choice.
+
+    Raises:
+        InputError: The space is not of GLiT with both levels.
+    """
+    config = _require_both_levels(space, f"{LAYOUT}{TINY.name}").config
+    names = ("value_ratios", "expansions", "kernel_sizes", "mlp_ratios")
+    choices: dict[str, Any] = {name: getattr(config, name) for name in names}
+    middle: dict[str, Any] = {name: (values[len(values) // 2],) for name, values in choices.items()}
+    return Glit(name=f"{LAYOUT}{space.name}", config=replace(config, **middle))
+
+
+def details_level(space: AnySpace, *, groups: str) -> Glit:
+    """Return the space of the second level: details are chosen, the attention groups of the blocks are given.
+
+    Args:
+        space: The space with both levels.
+        groups: A digit for each block.
+
+    Raises:
+        InputError: The space is not of GLiT with both levels, or does not have so many blocks.
+    """
+    both = _require_both_levels(space, f"{DETAILS}301301310303-{TINY.name}")
+    layout = tuple(int(digit) if digit in "0123" else -1 for digit in groups)
+    published = {
+        name: arch for name, arch in both.published.items() if tuple(block.groups for block in arch.blocks) == layout
+    }
+    config = replace(both.config, layout=layout)
+    return Glit(name=f"{DETAILS}{groups}-{both.name}", config=config, published=published)
+
+
+def _require_both_levels(space: AnySpace, example: str) -> Glit:
+    if not isinstance(space, Glit) or space.name.startswith((LAYOUT, DETAILS)):
+        message = "only a space of GLiT is searched on two levels"
+        raise InputError(message, got=space.name, hint=example)
+    return space

@@ -173,14 +173,24 @@ def block_config(config: GlitConfig, block: GlitBlock) -> GlitBlockConfig:
     )
 
 
-def block_choices(space: Glit) -> tuple[GlitBlock, ...]:
+def block_choices(space: Glit, *, slot: int = 0) -> tuple[GlitBlock, ...]:
     """Return all choices of a block in this space, in the order of the genes."""
-    columns = [column for column, dimension in enumerate(space.dimensions) if dimension.block == 0]
+    columns = [column for column, dimension in enumerate(space.dimensions) if dimension.block == slot]
     choices = [range(len(space.dimensions[column].choices)) for column in columns]
     chosen = np.array(list(itertools.product(*choices)))
     genomes = np.zeros((len(chosen), len(space.dimensions)), dtype=np.int64)
     genomes[:, columns] = chosen
-    return tuple(dict.fromkeys(arch.blocks[0] for arch in space.decode(genomes)))
+    return tuple(dict.fromkeys(arch.blocks[slot] for arch in space.decode(genomes)))
+
+
+def _slot_choices(space: Glit) -> list[tuple[GlitBlockConfig, ...]]:
+    """Return the configs of all choices of each block, which are the same for all unless a layout is given."""
+    slots = range(space.config.depth)
+    different = slots if space.config.layout is not None else slots[:1]
+    choices = [
+        tuple(block_config(space.config, block) for block in block_choices(space, slot=slot)) for slot in different
+    ]
+    return choices if len(choices) == len(slots) else choices * len(slots)
 
 
 class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
@@ -191,12 +201,12 @@ class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
 
     def __init__(self, space: Glit, config: GlitSupernetConfig | None = None) -> None:
         config = config or GlitSupernetConfig()
-        choices = tuple(block_config(space.config, block) for block in block_choices(space))
+        choices = _slot_choices(space)
         if config.share == "none":
-            _require_max_params(space, choices, max_params=config.max_params)
+            _require_max_params(choices, max_params=config.max_params)
         super().__init__(space, config, Network(_shared_outline(space.config, choices, share=config.share)))
-        self._numbers = {choice: number for number, choice in enumerate(choices)}
-        self._widest = _widest(choices)
+        self._numbers = [{choice: number for number, choice in enumerate(slot)} for slot in choices]
+        self._widest = [_widest(slot) for slot in choices]
 
     def path(self, arch: GlitArch) -> dict[str, SlicedSegment]:
         """Return the segments of a network; stem and head are taken in full."""
@@ -204,22 +214,27 @@ class GlitSupernet(Supernet[GlitConfig, GlitArch, GlitSupernetConfig]):
         for name, config in outline(self.space.config, arch, drop_path=self.config.drop_path).items():
             shared: str = name
             axes: Axes = {}
-            if isinstance(config, GlitBlockConfig) and self.config.share == "slices":
-                axes = _block_axes(config, self._widest)
-            elif isinstance(config, GlitBlockConfig):
-                shared = f"{name}.{self._numbers[replace(config, drop_path=0.0)]}"
+            if isinstance(config, GlitBlockConfig):
+                slot = int(name.rpartition(".")[2])
+                if self.config.share == "slices":
+                    axes = _block_axes(config, self._widest[slot])
+                else:
+                    shared = f"{name}.{self._numbers[slot][replace(config, drop_path=0.0)]}"
             path[name] = sliced_segment(shared, config, axes)
         return path
 
 
-def _shared_outline(config: GlitConfig, choices: Sequence[GlitBlockConfig], *, share: str) -> dict[str, SegmentConfig]:
+def _shared_outline(
+    config: GlitConfig, choices: Sequence[Sequence[GlitBlockConfig]], *, share: str
+) -> dict[str, SegmentConfig]:
     """Return the configs of the shared weights: per slot one block that contains all choices, or one per choice."""
     first, *_, last = outline(config, GlitArch(blocks=())).items()
-    slots = [f"blocks.{slot}" for slot in range(config.depth)]
     if share == "slices":
-        blocks = dict.fromkeys(slots, _widest(choices))
+        blocks = {f"blocks.{slot}": _widest(own) for slot, own in enumerate(choices)}
     else:
-        blocks = {f"{slot}.{number}": choice for slot in slots for number, choice in enumerate(choices)}
+        blocks = {
+            f"blocks.{slot}.{number}": choice for slot, own in enumerate(choices) for number, choice in enumerate(own)
+        }
     return dict([first, *blocks.items(), last])
 
 
@@ -277,14 +292,20 @@ def _leading(*counts: tuple[int, int]) -> Index:
     return Pick(tuple(positions))
 
 
-def _require_max_params(space: Glit, choices: Sequence[GlitBlockConfig], *, max_params: int) -> None:
-    with torch.device("meta"):  # only to count; the weights may be larger than memory
-        blocks = [choice.build() for choice in choices]
-    params = space.config.depth * sum(tensor.numel() for block in blocks for tensor in block.parameters())
+def _require_max_params(choices: Sequence[Sequence[GlitBlockConfig]], *, max_params: int) -> None:
+    counts = {choice: _num_params(choice) for choice in {choice for slot in choices for choice in slot}}
+    params = sum(counts[choice] for slot in choices for choice in slot)
     if params > max_params:
-        size = f"{params:,} in {len(choices)} choices for each block ({4 * params / 1e9:.1f} GB in float32)"
+        most = max(map(len, choices))
+        size = f"{params:,} in {most} choices for each block ({4 * params / 1e9:.1f} GB in float32)"
         message = f"blocks that share no weights must have at most {max_params:,} parameters (max_params)"
         raise InputError(message, got=size, hint='share="slices", or a space in the coded form')
+
+
+def _num_params(choice: GlitBlockConfig) -> int:
+    with torch.device("meta"):  # only to count; the weights may be larger than memory
+        block = choice.build()
+    return sum(tensor.numel() for tensor in block.parameters())
 
 
 SUPERNET = GlitSupernet

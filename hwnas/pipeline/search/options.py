@@ -89,7 +89,7 @@ def choose_strategy(
         message = "a strategy of one's own must be registered"
         raise InputError(message, got=type(given).__name__, hint="hwnas.search.strategies.STRATEGIES.add(NAME, CLASS)")
     if given is None:
-        given = ("hierarchical" if networks_of(space).family == "glit" else "rounds") if expensive else "nsga2"
+        given = ("hierarchical" if _has_two_levels(space) else "rounds") if expensive else "nsga2"
     if given not in STRATEGIES:
         raise unknown("strategy", given, STRATEGIES.names(), hint="--strategy {}")
     if given == "rounds" and not expensive:
@@ -101,6 +101,12 @@ def choose_strategy(
         message = f"{name} searches {', '.join(level)} first, which {space.name} does not have"
         raise InputError(message, got=f"--strategy {name}", hint="--strategy rounds, or a space of GLiT")
     return name, strategy
+
+
+def _has_two_levels(space: AnySpace) -> bool:
+    """Return True for a space of GLiT in which both the layout and the details are chosen."""
+    counts = [(dimension.name == "groups", len(dimension.choices)) for dimension in networks_of(space).dimensions]
+    return networks_of(space).family == "glit" and {first for first, count in counts if count > 1} == {True, False}
 
 
 def parse_criteria(options: SearchOptions) -> Criteria:
