@@ -6,8 +6,9 @@ may print to those at any time.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
-from hwnas.errors import InputError
+from hwnas.errors import HwnasError, InputError, MissingError, UnknownNameError, UsageError
 from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import DeviceState, Failure, Measurement, OutputParity, Samples, Setting, Subject
@@ -99,3 +100,19 @@ class WorkerError:
     hint: str | None = None
     failure: Failure | None = None
     """The failure of the reference network, if that is the error."""
+
+    @classmethod
+    def of(cls, error: HwnasError) -> Self:
+        """Return the message about an error that was raised in this process."""
+        return cls(
+            kind=type(error).__name__,
+            message=error.message,
+            got=None if error.got is None else str(error.got),
+            hint=error.hint,
+            failure=error.failure if isinstance(error, ReferenceNetworkError) else None,
+        )
+
+    def rebuilt(self) -> HwnasError:
+        """Return the error that was raised in the worker process, except for that of a reference network."""
+        kinds = {kind.__name__: kind for kind in (MissingError, UnknownNameError, UsageError)}
+        return kinds.get(self.kind, InputError)(self.message, got=self.got, hint=self.hint)

@@ -34,8 +34,8 @@ _HEARTBEAT_S = 1.0
 
 def main() -> None:
     """Answer requests until the campaign closes the channel."""
-    _die_with_parent()
-    channel, lock = _open_channel(), threading.Lock()
+    die_with_parent()
+    channel, lock = open_channel(), threading.Lock()
 
     def send(**values: Any) -> None:
         with lock:  # other threads may log meanwhile
@@ -75,7 +75,7 @@ class Heartbeat:
 
 def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> None:
     from hwnas.devices.memory import resident_mb
-    from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, WorkerError
+    from hwnas.profile.worker_messages import MeasurementTask, WorkerError
     from hwnas.records import Setting
 
     try:
@@ -86,23 +86,19 @@ def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> N
             result = timer.measure(from_mapping(MeasurementTask, request["task"], where="task"))
             send(result=to_mapping(result), resident_mb=resident_mb())
     except HwnasError as error:
-        failure = error.failure if isinstance(error, ReferenceNetworkError) else None
-        got = None if error.got is None else str(error.got)
-        kind = type(error).__name__
-        message = WorkerError(kind=kind, message=error.message, got=got, hint=error.hint, failure=failure)
-        send(error=to_mapping(message))
+        send(error=to_mapping(WorkerError.of(error)))
 
 
-def _open_channel() -> socket.socket:
-    """The inherited socket, which programs that this process starts do not inherit in turn."""
+def open_channel() -> socket.socket:
+    """Return the inherited socket, which programs that this process starts do not inherit in turn."""
     number = os.environ.pop(CHANNEL_VARIABLE, "")
     if not number.isdecimal():
-        raise SystemExit("a worker process is started by hwnas profile, which gives it a channel")
+        raise SystemExit("a worker process is started by a command of hwnas, which gives it a channel")
     os.set_inheritable(int(number), False)
     return socket.socket(fileno=int(number))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to kill this process when the campaign dies, even in the middle of a run."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # without prctl, it ends after the run, with the channel

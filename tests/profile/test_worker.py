@@ -345,7 +345,7 @@ def program(code: str) -> tuple[str, ...]:
 def test_a_process_that_breaks_the_protocol_costs_one_network(
     monkeypatch: pytest.MonkeyPatch, code: str, message: str
 ) -> None:
-    monkeypatch.setattr("hwnas.profile.worker._EXIT_S", 0.2)
+    monkeypatch.setattr("hwnas.profile.child_process._EXIT_S", 0.2)
     with Worker(command=program(f"{READY}{STAGE}{code}; time.sleep(60)")) as worker:
         outcome = worker.measure(task("works"))
         assert outcome.failure is not None
