@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks.support.saving import asked, save
 from hwnas.devices import detect
-from hwnas.pipeline.evaluate import open_run_data
 from hwnas.pipeline.export_network import export_network
 from hwnas.pipeline.quantisation import QuantisationOptions, _Labeled, open_quantisation_images
 from hwnas.pipeline.train import train_model
@@ -25,8 +24,9 @@ from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.supernet.store import load_supernet
 from hwnas.train.evaluation import make_evaluator
-from hwnas.train.evaluator import EvalPrecision
+from hwnas.train.executor import EvalPrecision
 from hwnas.train.options import TrainOptions, read_train_config, supernet_file
+from hwnas.train.run_data import open_run_data
 from hwnas.train.weights import weights_digest
 
 AIM_POINTS, AIM_COST = 0.5, 1.5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hwnas.cli.options import PATH, WORKERS, json_option
+from hwnas.cli.options import PATH, WORKERS, evaluate_on_option, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.metrics import QUALITIES, QualityMetric
@@ -42,6 +42,7 @@ _FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to run on."
 )
+@evaluate_on_option
 @json_option
 def evaluate(
     run: Path,
@@ -52,6 +53,7 @@ def evaluate(
     data: str | None,
     workers: int,
     device: str,
+    evaluate_on: str | None,
     as_json: bool,
 ) -> None:
     """Evaluate networks on held-out or test images.
@@ -62,7 +64,15 @@ def evaluate(
     """
     with console_reporter() as reporter:
         evaluation = evaluate_networks(
-            run, archs, split=split, metric=metric, data=data, workers=workers, device=device, reporter=reporter
+            run,
+            archs,
+            split=split,
+            metric=metric,
+            data=data,
+            workers=workers,
+            device=device,
+            evaluate_on=evaluate_on,
+            reporter=reporter,
         )
     if as_json:
         print_json(evaluation)

@@ -119,6 +119,14 @@ HELDOUT = Number(0, 1_000_000_000)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 """`--json`: the command gets `as_json` and prints its result with `print_json`."""
 
+evaluate_on_option = click.option(
+    "--evaluate-on",
+    metavar="WORKERS",
+    show_default="this process",
+    help="Evaluate networks on local:N processes, or on ray or ray:ADDRESS.",
+)
+"""`--evaluate-on`: a text that `EvaluateOn.parse` reads."""
+
 profiles_option = click.option(
     "--profiles",
     type=PATH,

@@ -17,6 +17,7 @@ from hwnas.cli.options import (
     WORKERS,
     Number,
     Whole,
+    evaluate_on_option,
     given_options,
     json_option,
     predictors_option,
@@ -102,6 +103,7 @@ _STRATEGY = (
     ),
     click.option("--random-baseline", is_flag=True, help="Run random search with the same budget for comparison."),
     click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images."),
+    evaluate_on_option,
 )
 _POST_SEARCH = (
     click.option("--no-verify", is_flag=True, help="Do not measure the front."),
@@ -152,7 +154,7 @@ _RUN_OPTIONS = (
     click.option("--dry-run", is_flag=True, help="Print what would be searched, without evaluating anything."),
     json_option,
 )
-_RESUME_PARAMETERS = ("resume", "as_json", "workers")
+_RESUME_PARAMETERS = ("resume", "as_json", "workers", "evaluate_on")
 """Parameters that can be given with --resume."""
 
 
@@ -167,6 +169,7 @@ def search(
     resume: Path | None,
     dry_run: bool,
     workers: int,
+    evaluate_on: str | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -192,7 +195,9 @@ def search(
         print_json(dry_run_result) if as_json else _print_dry_run(dry_run_result)
         return
     with console_reporter() as reporter:
-        result = search_networks(options, out=out, resume=resume, workers=workers, reporter=reporter)
+        result = search_networks(
+            options, out=out, resume=resume, workers=workers, evaluate_on=evaluate_on, reporter=reporter
+        )
     if as_json:
         print_json({"run": result.run, **to_mapping(result.record)})
     else:
@@ -250,6 +255,7 @@ def _require_effect(context: click.Context) -> None:
             "no network is exported with the weights of a supernet",
         ),
         ("--workers", has_quality, "--no-accuracy loads no images"),
+        ("--evaluate-on", has_quality, "--no-accuracy evaluates no network"),
     ):
         if option in given and not is_read:
             raise UsageError(f"{option} has no effect: {reason}", got=option, hint=f"leave out {option}")

@@ -326,10 +326,10 @@ class _Steps:
 
 def _first_heldout_image(run: Path) -> tuple[NDArray[np.float32], int, str]:
     """Return the image as the network takes it, its class and its description."""
-    from hwnas.pipeline.evaluate import open_run_data
     from hwnas.runs import Run
     from hwnas.train.data.loader import EvalLoader
     from hwnas.train.options import read_train_config
+    from hwnas.train.run_data import open_run_data
 
     config = read_train_config(Run.open(run))
     data = open_run_data(run, config, data=None, shape=config.image_shape, num_classes=config.num_classes)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +12,21 @@ import torch
 from torch import nn
 
 from hwnas.arguments import checked_arguments
-from hwnas.errors import InputError, UnknownNameError, UsageError
+from hwnas.errors import InputError, UsageError
 from hwnas.files import file_errors, read_bytes, refuse_link, require_regular
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import QualityMetric
+from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
+from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
-from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.images import HELDOUT_LIST, ImageDataset, require_same_images
-from hwnas.train.data.sources import DataConfig, DataSplits, UnlabelledError, absolute_data_name, open_data
+from hwnas.train.data.images import ImageDataset
+from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import (
     ACCURACIES_FILE,
     Split,
@@ -34,10 +35,12 @@ from hwnas.train.evaluation import (
     make_quality_evaluator,
     resolve_arch,
 )
-from hwnas.train.evaluator import Accuracy, DecodedOnce, EvaluationCallback, evaluate_module
-from hwnas.train.machine import torch_device
+from hwnas.train.evaluator import Accuracy, DecodedOnce, evaluate_module, keeps_images
+from hwnas.train.executor import EvaluationCallback, Executor
+from hwnas.train.machine import current_cpu_settings, torch_device
 from hwnas.train.models import num_classes_of
 from hwnas.train.options import TrainConfig, read_train_config, supernet_file
+from hwnas.train.run_data import open_quality_data, open_run_data
 from hwnas.train.session import ORIGINAL
 from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model, weights_digest
 
@@ -103,6 +106,7 @@ class _Settings:
     data: str | None
     workers: int
     device: torch.device
+    evaluate_on: EvaluateOn | None
     reporter: Reporter
 
     def progress(self, *, total: int, num_images: int) -> EvaluationCallback:
@@ -138,6 +142,7 @@ def evaluate(
     data: str | None = None,
     workers: int = 0,
     device: str = "auto",
+    evaluate_on: str | None = None,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Evaluate networks with the weights of a run or a file.
@@ -153,6 +158,8 @@ def evaluate(
         data: Another dataset than that of the run; required for a file of weights.
         workers: Processes that load images.
         device: `auto`, `cpu` or `cuda`.
+        evaluate_on: Workers that evaluate the networks of a supernet: `local:N` for processes of this machine, `ray` or
+            `ray:ADDRESS` for a Ray cluster; None: this process.
         reporter: Receives progress.
 
     Raises:
@@ -169,6 +176,7 @@ def evaluate(
         data=data,
         workers=workers,
         device=torch_device(device),
+        evaluate_on=None if evaluate_on is None else EvaluateOn.parse(evaluate_on),
         reporter=reporter or NullReporter(),
     )
     if _is_supernet(run):
@@ -178,86 +186,10 @@ def evaluate(
     if metric not in (None, "accuracy"):
         message = f"{metric} is a metric of the networks inside a pretrained model"
         raise UsageError(message, got="a single network", hint="leave --metric out")
+    if evaluate_on is not None:
+        message = "--evaluate-on has no effect: a single network is evaluated in this process"
+        raise UsageError(message, got=evaluate_on, hint="leave out --evaluate-on")
     return _evaluate_network(run, config, settings)
-
-
-def open_run_data(
-    run: Path,
-    config: TrainConfig | None,
-    *,
-    data: str | None,
-    shape: tuple[int, int, int],
-    num_classes: int | None,
-    labelled: bool = True,
-) -> DataSplits:
-    """Open the dataset of a run, or another one.
-
-    Args:
-        run: Run of a training, or a file of weights.
-        config: Config of the run; None for a file of weights.
-        data: Name of another dataset; required for a file of weights.
-        shape: Channels, height and width of the network's input.
-        num_classes: Classes of the network; None: any number.
-        labelled: As for `open_data`.
-
-    Raises:
-        InputError: The dataset cannot be opened, or its held-out images are not those of the run.
-    """
-    data = None if data is None else absolute_data_name(data)
-    is_own = config is not None and data in (None, config.data.name)
-    if is_own:
-        assert config is not None
-        chosen = config.data
-    else:
-        assert data is not None
-        chosen = DataConfig(name=data) if config is None else replace(config.data, name=data)
-    try:
-        opened = open_data(chosen, image_shape=shape, num_classes=num_classes, labelled=labelled)
-    except UnknownNameError as error:
-        if not is_own:
-            raise
-        message = f"{run / MANIFEST}: config.data.name: {error.message}"
-        raise InputError(message, got=error.got, known=error.known, hint="--data NAME") from error
-    if is_own and (run / HELDOUT_LIST).exists():
-        require_same_images(run / HELDOUT_LIST, opened.heldout)
-    return opened
-
-
-def open_quality_data(
-    path: Path, config: TrainConfig | None, supernet: AnySupernet, *, quality: str, data: str | None, hint: str
-) -> DataSplits:
-    """Open the images that a metric of the networks of a supernet is evaluated on.
-
-    Args:
-        path: Run of a training, or a file of weights.
-        config: Config of the run; None for a file of weights.
-        supernet: The supernet.
-        quality: The metric.
-        data: Name of another dataset; required for a file of weights.
-        hint: What to do where the images have no classes, which the metric needs.
-
-    Raises:
-        InputError: The networks have no such metric, or the dataset cannot be opened or does not fit.
-    """
-    if quality != "accuracy" and not isinstance(supernet, ElasticSupernet):
-        message = f"{quality} is a metric of the networks inside a pretrained model"
-        raise InputError(message, got=f"a supernet of {supernet.space.name}", hint="leave it out, for accuracy")
-    if quality == "divergence" and not (path / ORIGINAL).is_file():
-        message = "divergence is that from the model that the networks were cut from"
-        raise InputError(message, got=f"no file {ORIGINAL} in {path}", hint="a run of hwnas train --elastic")
-    try:
-        return open_run_data(
-            path,
-            config,
-            data=data,
-            shape=supernet.space.config.input_shape,
-            num_classes=supernet.space.config.num_classes if quality == "accuracy" else None,
-            labelled=quality != "divergence",
-        )
-    except UnlabelledError as error:
-        if not isinstance(supernet, ElasticSupernet):
-            raise
-        raise InputError(f"{quality} needs images with classes: {error.message}", got=error.got, hint=hint) from error
 
 
 def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | None, settings: _Settings) -> Evaluation:
@@ -272,26 +204,47 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     opened = open_quality_data(run, config, supernet, quality=metric, data=settings.data, hint=hint)
     images = _images_of(opened, split)
     weights = _Weights(file=file, kind="supernet", space=space.name)
-    if metric != "accuracy":
-        assert isinstance(supernet, ElasticSupernet)
-        rows = _quality_rows(supernet, chosen, opened, run=run, metric=metric, settings=settings)
-        return _evaluation(run, weights, opened, split, rows, metric=metric)
-    evaluator = make_evaluator(
-        supernet,
-        opened,
-        checkpoint_id=weights_digest(file),
-        split=split,
-        cache=run / ACCURACIES_FILE if run.is_dir() else None,
-        workers=settings.workers,
-        device=settings.device,
-    )
-    progress = settings.progress(total=len(chosen), num_images=len(images))
-    accuracies = evaluator.evaluate(list(chosen.values()), progress=progress)
+    task = _task(run, weights_digest(file), opened, metric, settings)
+    few = keeps_images(len(images), space.config.input_shape)
+    with evaluation_workers(settings.evaluate_on, task, keeps_images=few) as executor:
+        if metric != "accuracy":
+            assert isinstance(supernet, ElasticSupernet)
+            rows = _quality_rows(supernet, chosen, opened, run=run, metric=metric, settings=settings, executor=executor)
+            return _evaluation(run, weights, opened, split, rows, metric=metric)
+        evaluator = make_evaluator(
+            supernet,
+            opened,
+            checkpoint_id=task.digest,
+            split=split,
+            cache=run / ACCURACIES_FILE if run.is_dir() else None,
+            workers=settings.workers,
+            device=settings.device,
+            executor=executor,
+        )
+        progress = settings.progress(total=len(chosen), num_images=len(images))
+        accuracies = evaluator.evaluate(list(chosen.values()), progress=progress)
     rows = [
         _space_row(name, space, arch, count=accuracy.count, **_figures(accuracy))
         for (name, arch), accuracy in zip(chosen.items(), accuracies, strict=True)
     ]
     return _evaluation(run, weights, opened, split, rows)
+
+
+def _task(run: Path, digest: str, data: DataSplits, metric: QualityMetric, settings: _Settings) -> EvaluationTask:
+    """Return what workers open."""
+    cpu = current_cpu_settings()
+    return EvaluationTask(
+        supernet=str(run.resolve()),
+        digest=digest,
+        data=None if settings.data is None else absolute_data_name(settings.data),
+        data_fingerprint=data.fingerprint,
+        split=settings.split,
+        quality=metric,
+        device="cuda" if settings.device.type == "cuda" else "cpu",
+        threads=cpu.threads,
+        matmul_backend=cpu.matmul_backend,
+        loaders=settings.workers,
+    )
 
 
 def _quality_rows(
@@ -302,17 +255,24 @@ def _quality_rows(
     run: Path,
     metric: QualityMetric,
     settings: _Settings,
+    executor: Executor | None,
 ) -> list[EvaluatedNetwork]:
     """Evaluate networks inside a pretrained model by a metric that needs no classifier."""
     images = _images_of(data, settings.split)
     shape = supernet.space.config.input_shape
     loader = make_eval_loader(data, shape, split=settings.split, workers=settings.workers)
     evaluator = make_quality_evaluator(
-        supernet, data, metric, original=run / ORIGINAL, batches=DecodedOnce(loader), device=settings.device
+        supernet,
+        data,
+        metric,
+        original=run / ORIGINAL,
+        batches=DecodedOnce(loader),
+        device=settings.device,
+        executor=executor,
     )
     progress, rows = settings.progress(total=len(chosen), num_images=len(images)), []
-    for done, (name, arch) in enumerate(chosen.items(), start=1):
-        (value,) = evaluator.evaluate([arch])
+    values = evaluator.stream(list(chosen.values()))
+    for done, ((name, arch), value) in enumerate(zip(chosen.items(), values, strict=True), start=1):
         rows.append(_space_row(name, supernet.space, arch, count=len(images), **{metric: value}))
         progress(done, 0)
     return rows

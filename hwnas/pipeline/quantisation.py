@@ -137,10 +137,10 @@ class _Images:
 
 
 def _open(options: QuantisationOptions, *, run: Path | None, config: "SpaceConfig", labelled: bool) -> "DataSplits":
-    from hwnas.pipeline.evaluate import open_run_data
     from hwnas.runs import MANIFEST, Run
     from hwnas.search.record import RECORD_FILE, read_record
     from hwnas.train.options import read_train_config
+    from hwnas.train.run_data import open_run_data
 
     run = options.run or run
     name, training = options.data, run

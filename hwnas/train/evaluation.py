@@ -26,10 +26,10 @@ from hwnas.train.data.sources import DataSplits
 from hwnas.train.evaluator import (
     CalibrationImages,
     DecodedOnce,
-    EvalPrecision,
     SupernetEvaluator,
     parse_accuracies,
 )
+from hwnas.train.executor import EvalPrecision, Executor
 from hwnas.train.fake_quantisation import CALIBRATION_IMAGES
 from hwnas.train.quality import GALLERY_IMAGES, QualityEvaluator
 
@@ -57,6 +57,7 @@ def make_evaluator(
     device: torch.device | str = "cpu",
     precision: EvalPrecision = "fp32",
     keep_hits: bool = False,
+    executor: Executor | None = None,
 ) -> SupernetEvaluator:
     """Create the evaluator of a supernet's networks on one split of a dataset.
 
@@ -70,6 +71,7 @@ def make_evaluator(
         device: Device that networks run on.
         precision: Precision that networks are evaluated in; int8 is calibrated on training images.
         keep_hits: Keep which images are classified correctly.
+        executor: Evaluates networks; None: this process does.
     """
     shape = supernet.space.config.input_shape
     return SupernetEvaluator(
@@ -83,6 +85,7 @@ def make_evaluator(
         precision=precision,
         calibration=quantisation_images(data, shape) if precision in QUANTISED else None,
         keep_hits=keep_hits,
+        executor=executor,
     )
 
 
@@ -94,6 +97,7 @@ def make_quality_evaluator(
     original: Path,
     batches: Iterable[Batch],
     device: torch.device | str = "cpu",
+    executor: Executor | None = None,
 ) -> QualityEvaluator:
     """Create the evaluator of the networks inside a pretrained model by a metric that needs no classifier.
 
@@ -104,12 +108,14 @@ def make_quality_evaluator(
         original: File of the model that `divergence` is from.
         batches: Images to evaluate on.
         device: Device that networks run on.
+        executor: Evaluates networks; None: this process does.
     """
     if quality == "knn_accuracy":
         gallery = gallery_batches(data, supernet.space.config.input_shape)
-        return QualityEvaluator(supernet, batches, device=device, gallery=gallery)
-    model = load_original(original, space=supernet.space)
-    return QualityEvaluator(supernet, batches, device=device, model=model.subnet(model.space.largest()))
+        return QualityEvaluator(supernet, batches, device=device, gallery=gallery, executor=executor)
+    original_supernet = load_original(original, space=supernet.space)
+    model = original_supernet.subnet(supernet.space.largest())
+    return QualityEvaluator(supernet, batches, device=device, model=model, executor=executor)
 
 
 def load_original(file: Path, *, space: AnySpace) -> AnySupernet:

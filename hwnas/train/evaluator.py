@@ -2,12 +2,13 @@
 
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,15 +25,11 @@ from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.loader import Batch, EvalLoader
+from hwnas.train.executor import EvalPrecision, EvaluationCallback, Executor, Measure, Row
 from hwnas.train.fake_quantisation import FakeQuantiser
 from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
 
-EvalPrecision = Literal["fp32", "bf16", "fp8", "int8", "int8-dynamic"]
-"""Networks run in float32, under autocast to bfloat16, or rounded as their graphs in fp8 and int8 are."""
 Hits = NDArray[np.bool_]
-
-EvaluationCallback = Callable[[int, int], None]
-"""Receives the number of evaluated networks, and of images that those of the current pass have been run on."""
 
 NETWORKS_PER_PASS = 64
 """Largest number of networks that are evaluated in one pass over the images."""
@@ -110,6 +107,7 @@ class SupernetEvaluator:
         precision: Precision that networks are evaluated in.
         calibration: Images that int8 finds the ranges of activations on.
         keep_hits: Keep which images are classified correctly.
+        executor: Evaluates networks that are not in the cache; None: this process does.
 
     Raises:
         InputError: The precision is unknown, or the cache is broken.
@@ -128,6 +126,7 @@ class SupernetEvaluator:
         precision: EvalPrecision = "fp32",
         calibration: CalibrationImages | None = None,
         keep_hits: bool = False,
+        executor: Executor | None = None,
     ) -> None:
         self.supernet = supernet
         self.batches = DecodedOnce(heldout)
@@ -138,7 +137,7 @@ class SupernetEvaluator:
             if calibration is None:
                 raise InputError(f"{precision} needs images to find the ranges of activations on", got="none")
             self._quantiser = FakeQuantiser(precision, calibration.on(self.device))
-        self._recalibration = recalibration
+        self._recalibration, self._executor = recalibration, executor
         self._values = PrefixCache(CACHE_BYTES if self.batches.fits else 0)
         self._segment_numbers: dict[Hashable, int] = {}
         name = precision if self._quantiser is None or calibration is None else f"{precision}, {calibration.name}"
@@ -155,12 +154,32 @@ class SupernetEvaluator:
         Raises:
             InputError: The outputs of a network are not finite, or there are no images.
         """
+        return list(self.stream(archs, progress=progress))
+
+    def stream(self, archs: Sequence[Arch], *, progress: EvaluationCallback | None = None) -> Iterator[Accuracy]:
+        """Yield the accuracies that `evaluate` returns, in the order of the networks, each as soon as it is known."""
         space = self.supernet.space
         ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
         new = {arch_id: arch for arch_id, arch in zip(ids, archs, strict=True) if self._cached(arch_id) is None}
-        _log.debug("evaluating %d networks, %d are known", len(new), len(archs) - len(new))
-        done = len(archs) - len(new)
-        for networks in self._passes(new):
+        num_known = len(archs) - len(new)
+        _log.debug("evaluating %d networks, %d are known", len(new), num_known)
+        rows = self._rows(new, None if progress is None else lambda done, images: progress(num_known + done, images))
+        for arch_id in ids:
+            while (known := self._cached(arch_id)) is None:
+                found, row = next(rows)
+                self._cache.add(found, {**row, "arch": new[found].to_mapping()})
+            yield _from_row(arch_id, known, keep_hits=self.keep_hits)
+
+    def _rows(self, archs: Mapping[str, Arch], progress: EvaluationCallback | None) -> Iterator[tuple[str, Row]]:
+        if self._executor is not None:
+            return self._executor.evaluate(archs, self.measure, progress=progress)
+        return self._rows_of_this_process(archs, progress)
+
+    def _rows_of_this_process(
+        self, archs: Mapping[str, Arch], progress: EvaluationCallback | None
+    ) -> Iterator[tuple[str, Row]]:
+        done = 0
+        for networks in self._passes(archs):
             accuracies = _evaluate_together(
                 networks,
                 _report_batches(self.batches, progress, done=done, num_networks=len(networks)),
@@ -170,10 +189,12 @@ class SupernetEvaluator:
                 values=self._values,
             )
             done += len(networks)
-            for accuracy in accuracies:
-                arch = new[accuracy.arch_id].to_mapping()
-                self._cache.add(accuracy.arch_id, {**_to_row(accuracy), "arch": arch})
-        return [_from_row(arch_id, self._cache.get(arch_id), keep_hits=self.keep_hits) for arch_id in ids]
+            yield from ((accuracy.arch_id, to_row(accuracy)) for accuracy in accuracies)
+
+    @property
+    def measure(self) -> Measure:
+        """What networks are evaluated for."""
+        return Measure(precision=self.precision, keep_hits=self.keep_hits)
 
     def _cached(self, arch_id: str) -> Mapping[str, Any] | None:
         row = self._cache.get(arch_id)
@@ -301,7 +322,7 @@ class AccuracyCache:
             if all(row.get(name) == value for name, value in self.key.items()):
                 values = {name: row[name] for name in row if name not in (*self.key, "arch_id")}
                 self._rows[row["arch_id"]] = values
-                _require_figures(values, source=f"{printable(path)}, line {number}")
+                require_figures(values, source=f"{printable(path)}, line {number}")
         if incomplete:  # else the next row would continue that line; all others were checked to be accuracies
             with file_errors(path, "written"):
                 os.truncate(path, len(data) - len(incomplete))
@@ -325,7 +346,7 @@ def parse_accuracies(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _require_figures(row: Mapping[str, Any], *, source: str) -> None:
+def require_figures(row: Mapping[str, Any], *, source: str) -> None:
     """Raise an InputError unless a row has the figures of an accuracy."""
     for name in _FIGURES:
         value = row.get(name)
@@ -340,12 +361,17 @@ def _require_figures(row: Mapping[str, Any], *, source: str) -> None:
         raise InputError(f"{source}: hits must be {digits} hexadecimal digits", got=shown(hits))
 
 
+def keeps_images(count: int, image_shape: tuple[int, int, int]) -> bool:
+    """Return True if so many images are kept in memory after the first pass."""
+    return count * 4 * math.prod(image_shape) <= CACHE_BYTES
+
+
 class DecodedOnce:
     """Batches that are kept after the first pass if they fit into memory."""
 
     def __init__(self, batches: EvalLoader) -> None:
         self._source: Iterable[Batch] = batches
-        self.fits = len(batches.dataset) * 4 * int(np.prod(batches.image_shape)) <= CACHE_BYTES
+        self.fits = keeps_images(len(batches.dataset), batches.image_shape)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.fits and not isinstance(self._source, list):
@@ -431,7 +457,8 @@ def _check_precision(precision: EvalPrecision, known: Sequence[str]) -> EvalPrec
     return precision
 
 
-def _to_row(accuracy: Accuracy) -> dict[str, Any]:
+def to_row(accuracy: Accuracy) -> dict[str, Any]:
+    """Return an accuracy as plain values, without the id of the network."""
     row: dict[str, Any] = {name: getattr(accuracy, name) for name in _FIGURES}
     if accuracy.hits is not None:
         row["hits"] = np.packbits(accuracy.hits).tobytes().hex()

@@ -85,6 +85,13 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def current_cpu_settings() -> MachineSettings:
+    """Return the settings that torch has in this process now."""
+    return MachineSettings(
+        threads=torch.get_num_threads(), matmul_backend="onednn" if matmul.onednn_enabled() else "default"
+    )
+
+
 @contextmanager
 def cpu_settings(*, threads: int, matmul_backend: str) -> Iterator[None]:
     """Set torch's number of threads and the backend of float32 matrix products within the context.

@@ -5,7 +5,7 @@ evaluate features alone (Caron et al. 2021, arXiv 2104.14294): the class of an i
 of a gallery of training images, both described by the features of the network.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from hwnas.errors import InputError
 from hwnas.supernet.elastic import ElasticOutputs, ElasticSupernet, detailed_outputs
 from hwnas.supernet.network import Network
 from hwnas.train.data.loader import Batch
+from hwnas.train.executor import Executor, Measure, Row
 from hwnas.train.losses import kl_divergence
 
 NEAREST = 20
@@ -37,6 +38,7 @@ class QualityEvaluator:
         device: Device that networks run on.
         model: The model that networks diverge from; None: the quality is the accuracy of nearest images.
         gallery: Training images that vote, where there is no model.
+        executor: Evaluates networks; None: this process does.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class QualityEvaluator:
         device: torch.device | str,
         model: Network | None = None,
         gallery: Iterable[Batch] = (),
+        executor: Executor | None = None,
     ) -> None:
         self.supernet, self.batches, self.device = supernet, heldout, torch.device(device)
-        self._model, self._gallery = model, gallery
+        self._model, self._gallery, self._executor = model, gallery, executor
         self._targets: list[Tensor] = []
         self._known: dict[str, float] = {}
 
@@ -59,12 +62,33 @@ class QualityEvaluator:
         Raises:
             InputError: The outputs of a network are not finite, or there are no images.
         """
+        return list(self.stream(archs))
+
+    def stream(self, archs: Sequence[Any]) -> Iterator[float]:
+        """Yield what `evaluate` returns, each value as soon as it is known."""
         space = self.supernet.space
         ids = [candidate.arch_id for candidate in space.candidates(space.encode(archs))]
-        for arch_id, arch in zip(ids, archs, strict=True):
-            if arch_id not in self._known:
-                self._known[arch_id] = self._evaluate(self.supernet.subnet(arch).to(self.device).eval(), arch_id)
-        return [self._known[arch_id] for arch_id in ids]
+        rows = self._rows(
+            {arch_id: arch for arch_id, arch in zip(ids, archs, strict=True) if arch_id not in self._known}
+        )
+        for arch_id in ids:
+            while arch_id not in self._known:
+                found, row = next(rows)
+                self._known[found] = row["value"]
+            yield self._known[arch_id]
+
+    @property
+    def measure(self) -> Measure:
+        """What networks are evaluated for."""
+        return Measure(name="knn_accuracy" if self._model is None else "divergence")
+
+    def _rows(self, archs: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
+        if self._executor is not None:
+            return self._executor.evaluate(archs, self.measure)
+        return ((arch_id, {"value": self._evaluate_here(arch, arch_id)}) for arch_id, arch in archs.items())
+
+    def _evaluate_here(self, arch: Any, name: str) -> float:
+        return self._evaluate(self.supernet.subnet(arch).to(self.device).eval(), name)
 
     @torch.inference_mode()
     def _evaluate(self, network: Network, name: str) -> float:

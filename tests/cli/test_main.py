@@ -56,7 +56,7 @@ SURFACE = {
         "--threads",
         "--workers",
     ],
-    "evaluate": ["--data", "--device", "--json", "--metric", "--split", "--workers", "archs", "run"],
+    "evaluate": ["--data", "--device", "--evaluate-on", "--json", "--metric", "--split", "--workers", "archs", "run"],
     "profile": [
         "--batch",
         "--check-with",
@@ -128,6 +128,7 @@ SURFACE = {
         "--data",
         "--device",
         "--dry-run",
+        "--evaluate-on",
         "--export-top",
         "--json",
         "--max-drop",

@@ -1,6 +1,5 @@
 """The expensive metric: held-out quality of a supernet's networks, each of which is evaluated once."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.metrics import QUANTISED, Deployment
-from hwnas.pipeline.evaluate import open_quality_data
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.spec import SupernetSpec, space_digest
@@ -28,9 +26,11 @@ from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import calibration_batches, load_original, make_evaluator, make_quality_evaluator
-from hwnas.train.evaluator import CACHE_BYTES, NETWORKS_PER_PASS, EvalPrecision, SupernetEvaluator
+from hwnas.train.evaluator import NETWORKS_PER_PASS, SupernetEvaluator, keeps_images
+from hwnas.train.executor import EvalPrecision, Executor
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.quality import QualityEvaluator
+from hwnas.train.run_data import open_quality_data
 from hwnas.train.session import ORIGINAL
 from hwnas.train.weights import weights_digest
 
@@ -59,6 +59,11 @@ class OpenSupernet:
     def space(self) -> AnySpace:
         """The space at the supernet's images and classes."""
         return self.supernet.space
+
+    @property
+    def keeps_images(self) -> bool:
+        """True if the held-out images are kept in memory after the first pass."""
+        return keeps_images(len(self.data.heldout), self.space.config.input_shape)
 
     def make_spec(self) -> SupernetSpec:
         """Return what the accuracies of a search depend on, with the settings of this process."""
@@ -155,6 +160,7 @@ class SupernetAccuracy:
         cache: Path | None,
         device: str,
         workers: int = 0,
+        executor: Executor | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         """Load the images and the file of known accuracies.
@@ -167,6 +173,7 @@ class SupernetAccuracy:
             cache: The file of accuracies that are known, to which new ones are added; None: none are kept.
             device: Where the supernet runs: `cpu` or `cuda`.
             workers: Processes that load images.
+            executor: Evaluates networks; None: this process does.
             reporter: Receives an event after each network.
         """
         self.space = space
@@ -182,20 +189,40 @@ class SupernetAccuracy:
                 workers=workers,
                 device=device,
                 precision=name,
+                executor=executor,
             )
             # Images are decoded and kept once for all precisions.
             self.evaluators[name].batches = next(iter(self.evaluators.values())).batches
         self._reporter, self._data = reporter or NullReporter(), opened.data
-        self._opened, self._device = opened, device
-        self._quality = None if quality == "accuracy" else self._make_quality(opened.supernet, quality)
+        self._opened, self._device, self._executor = opened, device, executor
+        self._quality = None if quality == "accuracy" else self._make_quality(opened.supernet, quality, executor)
         self._quality_name = quality
         self._num_evaluated, self._started_s = 0, time.monotonic()
-        num_bytes = len(opened.data.heldout) * 4 * math.prod(opened.space.config.input_shape)
-        self._keeps_images = num_bytes <= CACHE_BYTES
+        self._keeps_images = opened.keeps_images
         self._pass_size = 1 if self._keeps_images else _LARGE_PASS
 
     def __call__(self, genomes: Genomes) -> Iterator[tuple[int, float]]:
         """Yield row and quality of each genome."""
+        found = self._by_pass(genomes) if self._executor is None else self._by_worker(genomes)
+        for row, value in found:
+            self._num_evaluated += 1
+            elapsed_s = time.monotonic() - self._started_s
+            self._reporter.update(EvaluationProgress(done=self._num_evaluated, total=None, elapsed_s=elapsed_s))
+            yield row, value
+
+    def _by_worker(self, genomes: Genomes) -> Iterator[tuple[int, float]]:
+        """Evaluate all genomes of one precision at once, and yield each when it is known."""
+        archs, precisions = self.space.decode(genomes), self._precisions_of(genomes)
+        for precision in dict.fromkeys(precisions):
+            rows = [row for row, own in enumerate(precisions) if own == precision]
+            chosen = [archs[row] for row in rows]
+            if self._quality is not None:
+                yield from zip(rows, self._quality.stream(chosen), strict=True)
+            else:
+                accuracies = self.evaluators[precision].stream(chosen)
+                yield from ((row, accuracy.top1) for row, accuracy in zip(rows, accuracies, strict=True))
+
+    def _by_pass(self, genomes: Genomes) -> Iterator[tuple[int, float]]:
         start = 0
         while start < len(genomes):
             rows = genomes[start : start + self._pass_size]
@@ -205,25 +232,24 @@ class SupernetAccuracy:
                 # As many networks in a pass as take a few seconds: a killed search loses no more than one pass.
                 pass_s = max(time.perf_counter() - began_s, 1e-3)
                 self._pass_size = min(max(int(_PASS_S * len(rows) / pass_s), 1), NETWORKS_PER_PASS)
-            for index, accuracy in enumerate(accuracies):
-                self._num_evaluated += 1
-                elapsed_s = time.monotonic() - self._started_s
-                self._reporter.update(EvaluationProgress(done=self._num_evaluated, total=None, elapsed_s=elapsed_s))
-                yield start + index, accuracy
+            yield from enumerate(accuracies, start=start)
             start += len(rows)
 
     def evaluate(self, genomes: Genomes) -> list[float]:
         """Return the quality of each genome, in the precision of its deployment."""
         if self._quality is not None:
             return self._quality.evaluate(self.space.decode(genomes))
-        deployments = genomes[:, -1] if isinstance(self.space, DeployedSpace) else np.zeros(len(genomes), dtype=int)
-        precisions = [self._precisions[index] for index in deployments.tolist()]
+        precisions = self._precisions_of(genomes)
         found = np.zeros(len(genomes))
         for precision, evaluator in self.evaluators.items():
             rows = np.array([own == precision for own in precisions], dtype=np.bool_)
             if rows.any():
                 found[rows] = [accuracy.top1 for accuracy in evaluator.evaluate(self.space.decode(genomes[rows]))]
         return [float(value) for value in found]
+
+    def _precisions_of(self, genomes: Genomes) -> list[EvalPrecision]:
+        deployments = genomes[:, -1] if isinstance(self.space, DeployedSpace) else np.zeros(len(genomes), dtype=int)
+        return [self._precisions[index] for index in deployments.tolist()]
 
     def evaluate_archs(self, archs: Sequence[Arch], precision: str | None) -> list[float]:
         """Return the quality of networks in a precision; None, as all that only round: in float32."""
@@ -258,7 +284,7 @@ class SupernetAccuracy:
         evaluator.batches = next(iter(self.evaluators.values())).batches
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
-    def _make_quality(self, supernet: AnySupernet, quality: str) -> QualityEvaluator:
+    def _make_quality(self, supernet: AnySupernet, quality: str, executor: Executor | None = None) -> QualityEvaluator:
         assert isinstance(supernet, ElasticSupernet)
         return make_quality_evaluator(
             supernet,
@@ -267,6 +293,7 @@ class SupernetAccuracy:
             original=self._opened.path / ORIGINAL,
             batches=next(iter(self.evaluators.values())).batches,
             device=self._device,
+            executor=executor,
         )
 
     def extract(self, arch: Arch) -> Network:

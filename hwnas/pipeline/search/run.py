@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
+from hwnas.metrics import QualityMetric
 from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
 from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.options import SearchOptions
@@ -23,6 +24,8 @@ from hwnas.pipeline.search.recording import make_record
 from hwnas.pipeline.search.run_folder import create_run, lock_run
 from hwnas.pipeline.search.verify import FrontVerifier, front_members, unmeasured_front
 from hwnas.pipeline.search.winners import WinnerExporter
+from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
+from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.lookup import free_name
 from hwnas.progress import NullReporter, Reporter
@@ -38,6 +41,7 @@ from hwnas.space.deployed import networks_of
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
+    from hwnas.train.executor import Executor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,16 @@ class SearchDryRun:
     """Seconds for the largest network; None if evaluations are free."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Execution:
+    """How a search is run, which its results do not depend on."""
+
+    workers: int
+    evaluate_on: EvaluateOn | None
+    reporter: Reporter
+    campaign_environment: CampaignEnvironment | None
+
+
 @checked_arguments
 def search_networks(
     options: SearchOptions | None = None,
@@ -71,6 +85,7 @@ def search_networks(
     out: Path | None = None,
     resume: Path | None = None,
     workers: int = 0,
+    evaluate_on: str | None = None,
     reporter: Reporter | None = None,
     campaign_environment: CampaignEnvironment | None = None,
 ) -> SearchRun:
@@ -81,6 +96,8 @@ def search_networks(
         out: The run folder; None: a new one under `options.runs`.
         resume: The run of a search that was interrupted, or whose front is still to be measured or exported.
         workers: Processes that load images.
+        evaluate_on: Workers that evaluate networks: `local:N` for processes of this machine, `ray` or `ray:ADDRESS` for
+            a Ray cluster; None: this process. The front is the same on any number of them.
         reporter: Receives messages and progress.
         campaign_environment: Where the front is measured, for tests.
 
@@ -94,21 +111,29 @@ def search_networks(
     if resume is not None and (options is not None or out is not None):
         raise UsageError("a resumed search takes options and folder from its run", got="options or out")
     reporter, options = reporter or NullReporter(), options or SearchOptions()
+    execution = _Execution(
+        workers=workers,
+        evaluate_on=None if evaluate_on is None else EvaluateOn.parse(evaluate_on),
+        reporter=reporter,
+        campaign_environment=campaign_environment,
+    )
     if resume is not None:
         read_spec(Run.open(resume))  # nothing but the run of a search is locked
         with lock_run(resume), _add_resume_hint(resume):
             context = reload_search(resume)
+            _require_evaluations(context, execution)
             constraint_check = check_constraints(context.problem, context.cheap, seed=context.spec.seed)
-            return _search(context, resume, constraint_check, workers, reporter, campaign_environment)
+            return _search(context, resume, constraint_check, execution)
     context = prepare_search(
         options, reporter=reporter, machine=None if campaign_environment is None else campaign_environment.machine
     )
+    _require_evaluations(context, execution)
     constraint_check = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
     for text in (*context.spec.notes, str(constraint_check)):
         reporter.message(text)
     run = out or default_run_folder(context, options)
     with create_run(run, context), _add_resume_hint(run):
-        return _search(context, run, constraint_check, workers, reporter, campaign_environment)
+        return _search(context, run, constraint_check, execution)
 
 
 def dry_run_search(
@@ -132,17 +157,11 @@ def default_run_folder(context: SearchContext, options: SearchOptions) -> Path:
     return options.runs / free_name(options.runs, name)  # two searches may begin in the same second
 
 
-def _search(
-    context: SearchContext,
-    run: Path,
-    constraint_check: ConstraintCheck,
-    workers: int,
-    reporter: Reporter,
-    campaign_environment: CampaignEnvironment | None,
-) -> SearchRun:
+def _search(context: SearchContext, run: Path, constraint_check: ConstraintCheck, execution: _Execution) -> SearchRun:
     """Search in a run folder that exists, unless that is done; then do the steps that follow."""
-    with pinned_cpu_settings(context.spec):
-        accuracy = _supernet_accuracy(context, run=run, workers=workers, reporter=reporter)
+    reporter = execution.reporter
+    with pinned_cpu_settings(context.spec), _executor(context, execution) as executor:
+        accuracy = _supernet_accuracy(context, run=run, workers=execution.workers, executor=executor, reporter=reporter)
         if (run / RECORD_FILE).is_file():
             record = read_record(run)
             # Winners inherit their weights from the supernet that was searched, and from no other.
@@ -165,7 +184,7 @@ def _search(
             record,
             supernet_accuracy=accuracy,
             reporter=reporter,
-            campaign_environment=campaign_environment,
+            campaign_environment=execution.campaign_environment,
         )
     return SearchRun(run=run, record=record)
 
@@ -244,7 +263,12 @@ def _store_measured(context: SearchContext, run: Path, record: SearchRecord, row
 
 
 def _supernet_accuracy(
-    context: SearchContext, *, run: Path | None, workers: int = 0, reporter: Reporter | None = None
+    context: SearchContext,
+    *,
+    run: Path | None,
+    workers: int = 0,
+    executor: "Executor | None" = None,
+    reporter: Reporter | None = None,
 ) -> "SupernetAccuracy | None":
     """Return the evaluator of accuracy, which stores its values in a run; None for a search without accuracy."""
     if context.supernet is None or context.spec.supernet is None:
@@ -262,8 +286,42 @@ def _supernet_accuracy(
         cache=cache,
         device=device,
         workers=workers,
+        executor=executor,
         reporter=reporter,
     )
+
+
+def _require_evaluations(context: SearchContext, execution: _Execution) -> None:
+    if execution.evaluate_on is not None and context.supernet is None:
+        message = "--evaluate-on has no effect: without accuracy no network is evaluated"
+        raise UsageError(message, got=execution.evaluate_on.kind, hint="leave out --evaluate-on")
+
+
+@contextmanager
+def _executor(context: SearchContext, execution: _Execution) -> "Iterator[Executor | None]":
+    """Yield the executor of a search, with the CPU settings of this process; None: networks are evaluated here."""
+    if execution.evaluate_on is None:
+        yield None
+        return
+    opened = context.supernet
+    assert opened is not None, "workers without a supernet"
+    assert context.spec.supernet is not None, "a supernet without its specification"
+    from hwnas.train.machine import current_cpu_settings
+
+    cpu = current_cpu_settings()
+    task = EvaluationTask(
+        supernet=str(opened.path.resolve()),
+        digest=opened.digest,
+        data=opened.requested_data,
+        data_fingerprint=opened.data.fingerprint,
+        quality=cast("QualityMetric", context.problem.expensive or "accuracy"),
+        device=context.spec.supernet.compute,
+        threads=cpu.threads,
+        matmul_backend=cpu.matmul_backend,
+        loaders=execution.workers,
+    )
+    with evaluation_workers(execution.evaluate_on, task, keeps_images=opened.keeps_images) as executor:
+        yield executor
 
 
 def _seconds_per_evaluation(context: SearchContext) -> float | None:

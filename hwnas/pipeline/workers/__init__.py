@@ -1,0 +1,1 @@
+"""Processes and actors that evaluate networks for a command."""
