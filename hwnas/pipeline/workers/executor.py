@@ -165,15 +165,16 @@ class WorkerExecutor:
 
     def _after_loss(self, attempt: _Attempt, loss: WorkerLostError) -> list[_Attempt]:
         """Return what to send again."""
-        _log.warning("a worker was lost with %d networks: %s", len(attempt.archs), loss)
-        if not loss.started:
-            self._note_failed_start(loss)
-        else:
+        if loss.started:
+            _log.warning("a worker was lost with %d networks: %s", len(attempt.archs), loss)
             self._failed_starts = 0
+        else:
+            self._note_failed_start(loss)
         return attempt.after(loss)
 
     def _note_failed_start(self, loss: WorkerLostError) -> None:
         self._failed_starts += 1
+        _log.warning("a worker has failed to start: %s", loss)
         if self._failed_starts >= _FAILED_STARTS:
             raise InputError("a worker must be able to start", got=loss) from loss
 
