@@ -32,7 +32,7 @@ _MODEL_OPTIONS = (
     click.option(
         "--arch", help="Train this network of the space: a name, min, max, random:SEED, JSON, or an id from --supernet."
     ),
-    click.option("--supernet", type=PATH, help="Run or file of weights to start from."),
+    click.option("--supernet", type=PATH, help="Run or file of a supernet or a network to start from."),
     click.option("--scratch", is_flag=True, help="Train the network of --arch from random weights."),
     click.option("--model", help="Train a model of timm for comparison: timm:NAME."),
     click.option("--elastic", help="Train the networks inside a pretrained model: timm:NAME, or a run of --model."),

@@ -14,14 +14,14 @@ from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
-from hwnas.supernet.store import load_supernet
+from hwnas.supernet.store import StoredNetwork, load_network, load_supernet, read_about
 from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.machine import MachineSettings
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.pretrained import num_classes_of_weights
 from hwnas.train.recipe import Recipe
-from hwnas.train.weights import SUPERNET, read_timm_origin, weights_digest, weights_file
+from hwnas.train.weights import NETWORK, SUPERNET, read_timm_origin, weights_digest, weights_file
 
 SCHEMA = "hwnas.train/2"
 """Schema of a training's config in its run's manifest."""
@@ -59,7 +59,7 @@ class TrainOptions:
     """Train this network of the space rather than a supernet: a name, `min`, `max`, `random:SEED`, JSON, or the id of a
     network that was evaluated in the run `supernet`."""
     supernet: Path | None = None
-    """Run or file of a supernet to take initial weights from."""
+    """Run or file of a supernet, or of a network of a space, to take initial weights from."""
     model: str | None = None
     """Train a model of timm, `timm:NAME`, for comparison."""
     elastic: PretrainedModel | None = None
@@ -166,8 +166,13 @@ def resolve_config(
     """
     space = _resolve_space(options)
     channels, size, _ = _image_shape_of(options, space)
-    arch = None
-    if options.arch is not None:
+    arch, given = None, _given_network(options.supernet)
+    if given is not None:
+        if options.arch is not None:
+            message = "--arch chooses a network of a supernet, and these are the weights of one network"
+            raise UsageError(message, got=options.supernet, hint="leave out --arch")
+        arch = canonical_json(given.arch.to_mapping())
+    elif options.arch is not None:
         assert space is not None
         network = resolve_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
         (canonical,) = space.decode(space.encode([network]))
@@ -176,7 +181,7 @@ def resolve_config(
         data=resolve_data_config(options),
         recipe=resolve_recipe(
             space=space,
-            one_network=options.arch is not None or options.model is not None,
+            one_network=arch is not None or options.model is not None,
             name=options.recipe,
             file=options.config_file,
             overrides=options.overrides,
@@ -195,7 +200,7 @@ def resolve_config(
         model=options.model,
         elastic=None if options.elastic is None else _absolute_model(options.elastic),
         teacher=None if options.teacher is None else _absolute_model(options.teacher),
-        supernet_digest=None if options.supernet is None else weights_digest(supernet_file(options.supernet)),
+        supernet_digest=None if options.supernet is None else weights_digest(first_weights_file(options.supernet)),
         elastic_digest=_model_digest(options.elastic),
         teacher_digest=_model_digest(options.teacher),
         labelled=labelled,
@@ -222,7 +227,7 @@ def model_classes(options: TrainOptions) -> int:
 
 def require_unchanged_weights(config: TrainConfig) -> None:
     """Raise an InputError if the weights that a training began with have changed since."""
-    supernet = None if config.supernet is None else weights_digest(supernet_file(config.supernet))
+    supernet = None if config.supernet is None else weights_digest(first_weights_file(config.supernet))
     for option, file, before, now in (
         ("--supernet", config.supernet, config.supernet_digest, supernet),
         ("--elastic", config.elastic and config.elastic.name, config.elastic_digest, _model_digest(config.elastic)),
@@ -339,7 +344,8 @@ def validate_options(options: TrainOptions) -> None:
         raise UsageError("--model trains a model of timm and cannot be combined with --arch or --supernet")
     if options.elastic is not None:
         _validate_elastic(options)
-    if options.heldout == 0 and options.arch is None and options.model is None:
+    of_network = options.arch is not None or options.model is not None or _given_network(options.supernet) is not None
+    if options.heldout == 0 and not of_network:
         message = "--heldout 0 is for one network: those of a supernet are evaluated on held-out images"
         raise UsageError(message, hint="--arch or --model, or leave out --heldout")
     if options.epochs == 0 and options.elastic is None:
@@ -379,7 +385,8 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
     if options.elastic is not None:
         name = elastic_name(options.elastic, image_size=options.image_size)
     if options.supernet is not None:
-        stored = load_supernet(supernet_file(options.supernet)).space
+        given = _given_network(options.supernet)
+        stored = load_supernet(supernet_file(options.supernet)).space if given is None else given.space
         if name is not None and SPACES.resolve(name) != stored.name:
             raise InputError(f"{options.supernet} must hold a supernet of {name}", got=stored.name)
         name = stored.name
@@ -394,6 +401,20 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
 def supernet_file(path: Path) -> Path:
     """Return the file of a supernet: the path itself, or that of a run."""
     return path / SUPERNET if path.is_dir() else path
+
+
+def first_weights_file(path: Path) -> Path:
+    """Return the file of the weights that a training begins with: of a supernet or, if there is none, of a network."""
+    network = path / NETWORK
+    return network if network.is_file() and not supernet_file(path).is_file() else supernet_file(path)
+
+
+def _given_network(path: Path | None) -> StoredNetwork | None:
+    """Load the network of a space whose weights a training begins with; None: it begins with others."""
+    file = None if path is None else first_weights_file(path)
+    if file is None or not file.is_file() or read_about(file).get("kind") != "network":
+        return None
+    return load_network(file)
 
 
 def _image_shape_of(options: TrainOptions, space: AnySpace | None) -> tuple[int, int, int]:

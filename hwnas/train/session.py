@@ -16,8 +16,9 @@ from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.progress import Reporter
 from hwnas.supernet.elastic import ElasticSupernet
-from hwnas.supernet.store import load_supernet, save_supernet
+from hwnas.supernet.store import load_network, load_supernet, read_about, save_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
+from hwnas.supernet.transfer import carry_over
 from hwnas.train.data.images import BadImageLog
 from hwnas.train.data.loader import Batch, TrainLoader
 from hwnas.train.data.sources import DataSplits
@@ -31,7 +32,7 @@ from hwnas.train.models import (
     build_timm_model,
     inherit_network,
 )
-from hwnas.train.options import TrainConfig, supernet_file
+from hwnas.train.options import TrainConfig, first_weights_file
 from hwnas.train.presets import single_network_recipe, with_epochs
 from hwnas.train.pretrained import fold_normalization, load_pretrained, own_normalization, supernet_of
 from hwnas.train.recipe import Recipe
@@ -357,12 +358,26 @@ def weights_origin(config: TrainConfig) -> WeightsOrigin | None:
 
 def _model_from_supernet(config: TrainConfig, path: Path) -> InitialModel:
     """Create a supernet or a network with the weights of a supernet, at the image size and classes of a training."""
-    source = load_supernet(supernet_file(path))
+    file = first_weights_file(path)
+    if read_about(file).get("kind") == "network":
+        return _model_from_network(config, file)
+    source = load_supernet(file)
     supernet, fresh = adapt_supernet(source, config.get_space(), config.recipe, seed=config.seed)
     notes = (f"initialized for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
     if config.arch is None:
         return InitialModel(supernet, notes)
     return InitialModel(inherit_network(supernet, config.get_arch(), config.recipe), notes)
+
+
+def _model_from_network(config: TrainConfig, file: Path) -> InitialModel:
+    """Create a network with the weights of the same network, perhaps at another image size or number of classes."""
+    network = build_network(config.get_space(), config.get_arch(), config.recipe, seed=config.seed)
+    own, stored = network.state_dict(), load_network(file).network.state_dict()
+    # A classifier of patches belongs to a recipe, and another recipe may not train it.
+    weights = {name: tensor for name, tensor in stored.items() if name in own or "patch_classifier" not in name}
+    fresh = carry_over(weights, network)
+    notes = (f"initialized for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
+    return InitialModel(network, notes)
 
 
 def _result_values(trainer: Trainer, outcome: TrainerResult, *, uses_ema: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
 from hwnas.train.metrics_file import read_metrics
 from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
+from hwnas.train.session import make_model
 from hwnas.train.trainer import TrainerConfig
 from hwnas.train.weights import weights_digest
 from tests.supernet_extremes import SUPERNET_EXTREMES
@@ -259,6 +260,22 @@ def test_one_network_of_a_supernet_is_trained_on_its_held_out_images_too(run: Pa
     assert evaluate(tmp_path / "one", split="test").networks[0].count > 0
     with pytest.raises(InputError, match="no images of digits were held out"):
         evaluate(tmp_path / "one")
+
+
+def test_one_network_is_fine_tuned_at_another_size(run: Path, tmp_path: Path) -> None:
+    trained(TrainOptions(supernet=run, arch="min", epochs=1), tmp_path / "one")
+    stored = load_network(tmp_path / "one" / "network.safetensors")
+    options = TrainOptions(supernet=tmp_path / "one", recipe="finetune-small", image_size=64, heldout=0)
+    config = resolve_config(options, num_classes=10)
+    assert config.get_arch() == stored.arch
+    assert (config.image_size, config.recipe.optimizer.name, config.recipe.strategy.name) == (64, "sgd", "network")
+    network = make_model(config).model
+    before, after = stored.network.state_dict(), network.state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name.rpartition(".")[2] for name in changed} == {"position"}
+    assert network(torch.zeros(2, *config.image_shape)).shape == (2, 10)
+    with pytest.raises(UsageError, match="these are the weights of one network"):
+        resolve_config(replace(options, arch="max"), num_classes=10)
 
 
 def test_a_config_is_the_same_after_it_was_written(run: Path) -> None:
