@@ -26,7 +26,8 @@ from hwnas.train.distributed import World, distributed_world
 from hwnas.train.elastic import CLUSTERS
 from hwnas.train.evaluation import make_eval_loader, make_evaluator, make_quality_evaluator
 from hwnas.train.evaluator import DecodedOnce
-from hwnas.train.memory import estimate_memory, explain_out_of_memory, memory_warning
+from hwnas.train.machine import device_precision
+from hwnas.train.memory import estimate_memory, explain_out_of_memory, fit_microbatch, memory_warning
 from hwnas.train.options import (
     TrainConfig,
     TrainOptions,
@@ -39,7 +40,7 @@ from hwnas.train.options import (
     resolve_image_shape,
     validate_options,
 )
-from hwnas.train.recipe import diff_tables
+from hwnas.train.recipe import Recipe, diff_tables
 from hwnas.train.session import (
     ORIGINAL,
     Extremes,
@@ -140,7 +141,12 @@ def train_model(
             lock.enter_context(WriterLock(folder / LOCK, activity="training"))
             remove_temporaries(folder)
         config, data = _resume_config(options, folder) if resume else _new_config(options)
+        requested = config
+        if not resume:
+            config = _with_device_precision(options, config, world)
         initial = _initial_model(config, data, folder if resume else None, world=world, reporter=reporter)
+        if not resume:
+            config = _with_fitting_microbatch(options, config, initial, world)
         make_trainer = partial(
             _make_trainer,
             data=data,
@@ -151,7 +157,7 @@ def train_model(
             reporter=reporter,
         )
         trainer = make_trainer(config, model=initial.model)
-        notes = _notes(config, data, initial, world)
+        notes = (*_device_notes(requested.recipe, config.recipe), *_notes(config, data, initial, world))
         if world.is_main_process:  # all options are valid here, so that wrong ones leave no folder
             if not resume:
                 require_new_folder(folder)
@@ -207,21 +213,24 @@ def estimate_training(
         UsageError: Options exclude each other, or one is missing.
         InputError: A name, a file or a value is not allowed, or memory does not suffice.
     """
-    config, data = _new_config(options)
-    initial = _initial_model(config, data, None, world=World(), reporter=NullReporter())
-    with distributed_world() as world, explain_out_of_memory(config, world):
-        trainer = _make_trainer(
-            config,
-            data=data,
-            model=initial.model,
-            folder=Path(),
-            world=world,
-            workers=workers,
-            trainer_config=trainer_config,
-        )
-        notes = _notes(config, data, initial, world)
-        seconds = trainer.time_steps()
-        memory = _peak_memory_mb(world)
+    requested, data = _new_config(options)
+    with distributed_world() as world:
+        config = _with_device_precision(options, requested, world)
+        initial = _initial_model(config, data, None, world=World(), reporter=NullReporter())
+        config = _with_fitting_microbatch(options, config, initial, world)
+        with explain_out_of_memory(config, world):
+            trainer = _make_trainer(
+                config,
+                data=data,
+                model=initial.model,
+                folder=Path(),
+                world=world,
+                workers=workers,
+                trainer_config=trainer_config,
+            )
+            notes = (*_device_notes(requested.recipe, config.recipe), *_notes(config, data, initial, world))
+            seconds = trainer.time_steps()
+            memory = _peak_memory_mb(world)
     return TrainingEstimate(
         config=config,
         params=sum(parameter.numel() for parameter in initial.model.parameters()),
@@ -289,6 +298,42 @@ def _share_weights(initial: InitialModel, world: World) -> None:
     world.broadcast(initial.model.state_dict().values())
 
 
+def _is_set(options: TrainOptions, name: str) -> bool:
+    """Return True if a setting was chosen by the user rather than by a recipe that is known by name."""
+    return name in options.overrides or options.config_file is not None
+
+
+def _with_device_precision(options: TrainOptions, config: TrainConfig, world: World) -> TrainConfig:
+    """Return the config in a precision that helps on the device, unless the user chose one."""
+    if _is_set(options, "precision"):
+        return config
+    precision = device_precision(config.recipe.precision, world.device)
+    return replace(config, recipe=replace(config.recipe, precision=precision))
+
+
+def _with_fitting_microbatch(
+    options: TrainOptions, config: TrainConfig, initial: InitialModel, world: World
+) -> TrainConfig:
+    """Return the config with microbatches that fit into memory, unless the user chose their number."""
+    if _is_set(options, "grad_accum_steps") or world.size > 1:
+        return config
+    return replace(config, recipe=fit_microbatch(config.recipe, estimate_memory(config, initial.model, world)))
+
+
+def _device_notes(requested: Recipe, recipe: Recipe) -> Iterator[str]:
+    """Say what of a recipe the device changed, and how to decide otherwise."""
+    if recipe.precision != requested.precision:
+        yield (
+            f"trained in {recipe.precision}, as {requested.precision} of the recipe does not help on this device "
+            f"(--set precision={requested.precision} insists on it)"
+        )
+    if recipe.grad_accum_steps != requested.grad_accum_steps:
+        yield (
+            f"{recipe.batch_size} images per step as in the recipe, {recipe.microbatch_size(1)} at once, as more do "
+            f"not fit into memory (--set grad_accum_steps={requested.grad_accum_steps} insists on more)"
+        )
+
+
 def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:
     """Return what a user should know before the first step."""
     warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
@@ -334,6 +379,13 @@ def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Da
     )
     if options != TrainOptions():
         requested = _complete_and_resolve(options, config, num_images=len(data.train))
+        # What the device decided is that of the run.
+        decided = {
+            name: getattr(config.recipe, name)
+            for name in ("precision", "grad_accum_steps")
+            if not _is_set(options, name)
+        }
+        requested = replace(requested, recipe=replace(requested.recipe, **decided))
         _require_same_config(requested, replace(config, machine=None))
     return config, data
 

@@ -24,6 +24,9 @@ _CPU_ALLOCATOR_MESSAGE = "can't allocate memory"
 _FEW_IMAGES, _MORE_IMAGES = 2, 4
 """Images of the two forward passes whose difference is that of the images alone."""
 
+_SAFE_SHARE = 0.8
+"""Share of the free memory that a microbatch is chosen for: kernels need some of their own."""
+
 _OPTIMIZER_MOMENTS = {"sgd": 1, "sgdw": 1, "momentum": 1, "nesterov": 1, "lion": 1, "muon": 1, "adagrad": 1}
 """Values that an optimizer keeps for each weight; all others keep two."""
 
@@ -62,6 +65,19 @@ def estimate_memory(config: TrainConfig, model: nn.Module, world: World) -> Memo
         num_images=recipe.microbatch_size(world.size),
         free_bytes=int(torch.cuda.mem_get_info(world.device)[0]) if on_gpu else available_bytes(),
     )
+
+
+def fit_microbatch(recipe: Recipe, estimate: MemoryEstimate) -> Recipe:
+    """Return the recipe with as many microbatches in a step as memory requires; the images of a step are the same.
+
+    A recipe of which not even the smallest microbatch fits is unchanged.
+    """
+    if estimate.free_bytes is None or estimate.total_bytes <= _SAFE_SHARE * estimate.free_bytes:
+        return recipe
+    room = int(_SAFE_SHARE * estimate.free_bytes) - estimate.state_bytes
+    fitting = room // max(1, estimate.activation_bytes)
+    steps = _accumulation_steps(recipe, at_most=fitting * recipe.microbatch_size(1) // estimate.num_images)
+    return recipe if steps is None else replace(recipe, grad_accum_steps=steps)
 
 
 def memory_warning(estimate: MemoryEstimate, recipe: Recipe) -> str | None:
@@ -138,13 +154,22 @@ def _out_of_memory(recipe: Recipe, error: BaseException) -> InputError:
 
 def _smaller_microbatch(recipe: Recipe, *, at_most: int | None = None) -> str | None:
     """Return the setting with the next smaller microbatch that is possible, of at most a number of images."""
+    steps = _accumulation_steps(recipe, at_most=at_most)
+    if steps is None:
+        return None
+    size = recipe.batch_size // steps
+    return f"--set grad_accum_steps={steps}: {recipe.batch_size} images per step as before, {size} at once"
+
+
+def _accumulation_steps(recipe: Recipe, *, at_most: int | None = None) -> int | None:
+    """Return the next larger number of microbatches that is possible, each of at most a number of images."""
     for steps in range(recipe.grad_accum_steps + 1, recipe.batch_size + 1):
         try:
             size = replace(recipe, grad_accum_steps=steps).microbatch_size(1)
         except InputError:
             continue
         if at_most is None or size <= at_most:
-            return f"--set grad_accum_steps={steps}: {recipe.batch_size} images per step as before, {size} at once"
+            return steps
     return None
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_network, load_supernet
 from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
+from hwnas.train.machine import device_precision
 from hwnas.train.metrics_file import read_metrics
 from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
@@ -91,6 +93,33 @@ def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path
     one, other = (load_file(folder / "supernet.safetensors") for folder in (run, tmp_path / "again"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_cpu_trains_a_published_recipe_in_a_precision_and_in_parts_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.train.machine.detect", lambda: SimpleNamespace(cpu=SimpleNamespace(has_bf16=False)))
+    monkeypatch.setattr("hwnas.train.memory.available_bytes", lambda: 20_000_000)
+    published = replace(SMALL, recipe="autoformer", epochs=1)
+    done = trained(published, tmp_path / "run")
+    recipe = read_train_config(Run.open(done.run)).recipe
+    assert (recipe.precision, recipe.batch_size) == ("fp32", 64)
+    assert recipe.grad_accum_steps > 1
+    assert done.notes[0].startswith("trained in fp32, as fp16 of the recipe does not help on this device")
+    assert done.notes[1].startswith(f"64 images per step as in the recipe, {64 // recipe.grad_accum_steps} at once")
+    # The same options resume it, whatever the device would decide now.
+    monkeypatch.setattr("hwnas.train.machine.detect", lambda: SimpleNamespace(cpu=SimpleNamespace(has_bf16=True)))
+    assert trained(published, done.run, resume=True).steps == done.steps
+
+
+def test_bf16_is_for_cpus_that_multiply_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_bf16, precision in ((True, "bf16"), (False, "fp32")):
+        cpu = SimpleNamespace(has_bf16=has_bf16)
+        monkeypatch.setattr("hwnas.train.machine.detect", lambda cpu=cpu: SimpleNamespace(cpu=cpu))
+        assert device_precision("fp16", torch.device("cpu")) == precision
+        assert device_precision("bf16", torch.device("cpu")) == precision
+        assert device_precision("fp32", torch.device("cpu")) == "fp32"
+        assert device_precision("fp16", torch.device("cuda")) == "fp16"
 
 
 def test_a_resumed_training_must_stay_the_same(run: Path) -> None:

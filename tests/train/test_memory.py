@@ -11,6 +11,7 @@ from hwnas.train.memory import (
     MemoryEstimate,
     activation_bytes,
     explain_out_of_memory,
+    fit_microbatch,
     memory_warning,
     state_bytes,
 )
@@ -45,6 +46,16 @@ def test_weights_that_do_not_fit_are_an_error() -> None:
     with pytest.raises(InputError, match=r"optimizer.s state must fit") as caught:
         memory_warning(replace(NEED, free_bytes=5_000_000), MICRO)
     assert caught.value.got == "10 MB, of which 5 MB are free"
+
+
+def test_microbatches_are_chosen_that_fit_with_room_to_spare() -> None:
+    assert fit_microbatch(MICRO, NEED) is MICRO
+    assert fit_microbatch(MICRO, replace(NEED, free_bytes=None)) is MICRO
+    # 80 % of 100 MB less 10 MB of weights are 70 images of a step of 128.
+    halved = fit_microbatch(MICRO, replace(NEED, free_bytes=100_000_000))
+    assert (halved.batch_size, halved.grad_accum_steps) == (MICRO.batch_size, 2)
+    assert fit_microbatch(MICRO, replace(NEED, free_bytes=50_000_000)).microbatch_size(1) == 16
+    assert fit_microbatch(MICRO, replace(NEED, free_bytes=11_000_000)) is MICRO
 
 
 def test_an_allocation_that_fails_says_which_batch_would_fit() -> None:
