@@ -1,6 +1,7 @@
 """The `hwnas` command: its table of commands, how errors end the process, and shell completion."""
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -136,7 +137,7 @@ def run(arguments: Sequence[str], *, exiting: bool = False) -> int:
             sys.stdout.flush()
         except Exception as error:
             report_alone()
-            code = _exit_code(error)
+            code = _exit_code(error, as_json=_wants_json(arguments))
         except KeyboardInterrupt as interrupt:
             report_alone()
             code = _report_interrupt(interrupt)
@@ -207,23 +208,30 @@ def _execute(arguments: list[str], log: CommandLog) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _exit_code(error: Exception) -> int:
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Return True if a command line asks for JSON; it may be one that could not be parsed."""
+    words = list(arguments)
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def _exit_code(error: Exception, *, as_json: bool) -> int:
     """Print an error in the form that suits it, and return the exit code."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         _discard_output()
         return EXIT_BROKEN_PIPE
     if isinstance(error, HwnasError):
-        return _report_error(error)
+        return _report_error(error, as_json=as_json)
     if isinstance(error, OSError) and error.errno is not None:  # what the system refuses is no bug
-        return _report_error(_system_error(error))
+        return _report_error(_system_error(error), as_json=as_json)
     if isinstance(error, MemoryError):
         message = "the command needs more memory than this machine has free"
-        return _report_error(InputError(message, got=str(error) or None, hint="a smaller batch, image or model"))
+        refused = InputError(message, got=str(error) or None, hint="a smaller batch, image or model")
+        return _report_error(refused, as_json=as_json)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         _print_error(error.format_message())
         return UsageError.exit_code
     if isinstance(error, click.ClickException):
-        return _report_error(_usage_error(error))
+        return _report_error(_usage_error(error), as_json=as_json)
     if isinstance(error, click.Abort):
         return _report_interrupt(error)
     _log.critical("a bug", exc_info=error)
@@ -242,11 +250,23 @@ def _system_error(error: OSError) -> InputError:
     return cannot("completed", "the command", error)
 
 
-def _report_error(error: HwnasError) -> int:
+def _report_error(error: HwnasError, *, as_json: bool) -> int:
     _log.error("%s", error)
     _log.debug("raised at", exc_info=error)
-    _print_error(f"error: {error}")
+    if as_json:
+        with suppress(OSError):
+            click.echo(_error_json(error), err=True)
+    else:
+        _print_error(f"error: {error}")
     return error.exit_code
+
+
+def _error_json(error: HwnasError) -> str:
+    """Return an error as one line of JSON, whose texts are cut like those of its message."""
+    texts = {"message": error.message, "got": error.got, "hint": error.hint}
+    values = {name: None if text is None else printable(str(text), limit=_MAX_LINE) for name, text in texts.items()}
+    known = [printable(choice, limit=_MAX_LINE) for choice in error.known]
+    return json.dumps({"error": {"kind": type(error).__name__, **values, "known": known}, "exit_code": error.exit_code})
 
 
 def _print_error(text: str) -> None:

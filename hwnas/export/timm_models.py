@@ -1,6 +1,7 @@
 """Models of timm by name, without weights: built on torch's `meta` device, so nothing is allocated or downloaded."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ def build_timm(name: str, *, image_size: int | tuple[int, int] | None = None) ->
     """
     if not timm.is_model(name):
         names = timm.list_models()
-        near = nearest(name, names)
+        near = _nearest_model(name, names)
         raise UnknownNameError(
             f"timm model {name!r} is not known",
             got=name,
@@ -65,6 +66,15 @@ def build_timm(name: str, *, image_size: int | tuple[int, int] | None = None) ->
     channels, *default = (int(length) for length in module.pretrained_cfg["input_size"])
     height, width = size or default
     return TimmModel(name=name, module=module, image_size=(height, width), channels=channels)
+
+
+def _nearest_model(name: str, names: Sequence[str]) -> str | None:
+    """Return the model whose name, or the beginning of it, is spelled most like the given one."""
+    beginnings: dict[str, str] = {}
+    for known in sorted(names, key=len):
+        beginnings.setdefault(known[: len(name)], known)
+    near = nearest(name, [*names, *beginnings])
+    return None if near is None else beginnings.get(near, near)
 
 
 def _create(name: str, **options: Any) -> Any:

@@ -216,7 +216,8 @@ def _require_possible(constraint: Constraint, *, text: str) -> None:
     if constraint.sense == ">=" and bound < 0:
         raise InputError(f"every network has {metric.name} above {bound:g}", got=shown(text))
     if constraint.sense == ">=" and bound > largest:
-        hint = f"{metric.name}>={bound:g}%" if metric.quantity.is_share else None
+        likely = f"{bound:g}" if bound <= 100 else "99"
+        hint = f"{metric.name}>={likely}%" if metric.quantity.is_share else None
         raise InputError(f"no network has {metric.name} above {largest:g}", got=text, hint=hint)
     if constraint.sense == "<=" and bound <= 0:
         raise InputError(f"no network has {metric.name} of {bound:g} or less", got=text)

@@ -317,6 +317,19 @@ def test_an_error_is_laid_out_in_rows(
     assert capsys.readouterr().err == "error: must hold\n  got     3\n  known   1, 2\n  try     1\n"
 
 
+def test_with_json_an_error_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["describe", "autoformer-tinny", "max", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    document = json.loads(captured.err)
+    assert document["exit_code"] == 1
+    assert document["error"]["kind"] == "UnknownNameError"
+    assert document["error"]["hint"] == "hwnas describe autoformer-tiny max"
+    assert "autoformer-tiny" in document["error"]["known"]
+    assert run(["doctor", "--jsn", "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["kind"] == "UsageError"
+
+
 def test_an_error_prints_no_control_characters_and_no_endless_lines(
     raising: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,3 +141,13 @@ def test_a_size_that_the_model_refuses() -> None:
 def test_a_size_that_a_model_divides_down_to_nothing_is_an_error() -> None:
     with pytest.raises(InputError, match="timm must be able to build gcvit_xxtiny with img_size"):
         build_timm("gcvit_xxtiny", image_size=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("deit_tinny", "deit_tiny_patch16_224"), ("vit_tiny_patch16_242", "vit_tiny_patch16_224"), ("zzzzzz", None)],
+)
+def test_the_beginning_of_a_name_is_enough_for_a_hint(name: str, near: str | None) -> None:
+    with pytest.raises(UnknownNameError, match="is not known") as caught:
+        build_timm(name)
+    assert caught.value.hint == (f"timm:{near}" if near else "a name that timm.list_models() lists")
