@@ -28,7 +28,7 @@ import onnx
 import onnxruntime
 import torch
 
-from benchmarks.support.saving import asked, save
+from benchmarks.support.saving import asked, markdown, save
 from hwnas.devices import detect
 from hwnas.export.compose import compose
 from hwnas.export.onnx_session import open_session
@@ -150,11 +150,6 @@ def spread(values: list[float]) -> str:
     return f"{median(values):.3f} ({min(values):.3f} – {max(values):.3f})"
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    lines = [HEADER, tuple("---" for _ in HEADER), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spaces", default=",".join(SPACE_NAMES), help="names, separated by commas")
@@ -166,7 +161,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(name, options, Path(folder)) for name in options.spaces.split(",")]
-    print(text := table(rows))
+    print(text := markdown(HEADER, rows))
     if options.save:
         print(f"saved {report(text, options)}")
 

@@ -10,20 +10,16 @@ landmarks are those of `hwnas profile --landmarks` that the table has. `hwnas` i
 ratio` the answer from none of them times the median ratio.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.support.devices_out import run
 from benchmarks.support.measured_tables import newest_tables, table_models
 from benchmarks.support.public_data import PLAIN
-from benchmarks.support.saving import save
-from benchmarks.unmeasured import imported
-from hwnas.devices import detect
+from benchmarks.support.saving import Line
 from hwnas.metrics import Metric
 from hwnas.pipeline.predictors.measured_networks import MeasuredNetworks, measured_table
 from hwnas.pipeline.predictors.unmeasured import _part, _sustained
@@ -50,7 +46,6 @@ HEADER = (
 SEEDS = 3
 COUNT = 10
 Rows = NDArray[np.intp]
-Line = tuple[str, ...]
 
 
 def samples(networks: MeasuredNetworks, names: Sequence[str]) -> Iterator[tuple[str, list[Rows]]]:
@@ -125,38 +120,26 @@ def errors(
     )
 
 
+def all_lines(entries: Sequence[TableEntry]) -> Iterator[Line]:
+    for runtime in ("torch-compile", "torch"):
+        same = [entry for entry in entries if entry.manifest.deployment.runtime == runtime]
+        parts = [_part(measured_table(entry)) for entry in newest_tables(same, runtime=runtime).values()]
+        for entry in same:
+            pool = [part for part in parts if part.device.name != entry.manifest.deployment.device]
+            yield from lines_of(entry, pool)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, required=True, help="a folder of tables of timm's benchmark")
-    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
-    options = parser.parse_args()
-    lines: list[Line] = []
-    with TemporaryDirectory() as folder:
-        entries = imported(options.tables, Path(folder))
-        for runtime in ("torch-compile", "torch"):
-            same = [entry for entry in entries if entry.manifest.deployment.runtime == runtime]
-            parts = [_part(measured_table(entry)) for entry in newest_tables(same, runtime=runtime).values()]
-            for entry in same:
-                pool = [part for part in parts if part.device.name != entry.manifest.deployment.device]
-                for line in lines_of(entry, pool):
-                    lines.append(line)
-                    print(f"| {' | '.join(line)} |", flush=True)
-    if options.save:
-        table = "\n".join(f"| {' | '.join(line)} |" for line in [HEADER, tuple("---" for _ in HEADER), *lines])
-        notes = (
-            f"Mean error over the networks that were not measured, of {SEEDS} seeds where the choice is random: plain\n"
-            "vision transformers, and all families. Coverage of intervals at the highest confidence that so many\n"
-            "networks support. The landmarks were chosen with some of these tables, those that ship."
-        )
-        path = save(
-            table,
-            name="few_samples",
-            device=detect().cpu.slug,
-            title="A GPU from ten networks",
-            command="python -m benchmarks.few_samples --tables DIR --save",
-            notes=notes,
-        )
-        print(f"saved {path}")
+    run(
+        all_lines,
+        header=HEADER,
+        name="few_samples",
+        title="A GPU from ten networks",
+        about=__doc__,
+        notes=f"Mean error over the networks that were not measured, of {SEEDS} seeds where the choice is random:\n"
+        "plain vision transformers, and all families. Coverage of intervals at the highest confidence that so many\n"
+        "networks support. The landmarks were chosen with some of these tables, those that ship.",
+    )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.runtimes import DEVICE, missing, setting_of, subject_of, table
+from benchmarks.runtimes import DEVICE, missing, setting_of, subject_of
 from benchmarks.support.rounds import Spread, time_rounds
-from benchmarks.support.saving import asked, save
+from benchmarks.support.saving import asked, markdown, save
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.parity import compare_outputs
 from hwnas.profile.runners.runner import RuntimeSession, Sample, load_runner, run_timed
@@ -128,7 +128,7 @@ def main() -> None:
     for batch in map(int, options.batch.split(",")):
         rows.append(measure(batch, options.rounds))
         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
-    text = table(("batch", *deployments(), "torch", "torch, training step", "difference"), rows)
+    text = markdown(("batch", *deployments(), "torch", "torch, training step", "difference"), rows)
     print(text)
     if options.save:
         notes = f"One thread, CPU time, {options.rounds} rounds: median and quartiles of released over ours."

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.support.saving import asked, save
+from benchmarks.support.saving import asked, markdown, printed, save
 from hwnas.data_paths import PREDICTORS, data_search_path
 from hwnas.devices import detect
 from hwnas.predict.lookup import PredictorEntry, predictor_entries
@@ -76,9 +76,7 @@ def spread(count: int, seconds: list[float]) -> str:
 def lines(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     places = data_search_path(PREDICTORS, options.predictors)
     for entry in predictor_entries(places, device=options.device or detect().cpu.slug):
-        found = line(entry, networks=options.networks, single=options.single, repeats=options.repeats)
-        print(" | ".join(found), flush=True)
-        yield found
+        yield line(entry, networks=options.networks, single=options.single, repeats=options.repeats)
 
 
 def main() -> None:
@@ -92,13 +90,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.single > options.networks:
         parser.error("--single must not be more than --networks")
-    rows = list(lines(options))
+    rows = printed(lines(options))
     if not rows:
         parser.error("there must be a predictor for the device")
     if options.save:
-        table = "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, tuple("---" for _ in HEADER), *rows))
         path = save(
-            table,
+            markdown(HEADER, rows),
             name="prediction_rate",
             device=detect().cpu.slug,
             title="Predictions a second, with intervals",

@@ -38,8 +38,8 @@ from benchmarks.support.measured_tables import (
     table_models,
 )
 from benchmarks.support.public_data import PLAIN, Data, hat_data, neusight_data
-from benchmarks.support.saving import asked, save
-from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_code
+from benchmarks.support.saving import Line, asked, markdown, printed, save
+from benchmarks.support.state import State, digest_of_arrays, digest_of_code
 from hwnas.devices import detect
 from hwnas.errors import InputError
 from hwnas.metrics import Deployment, parse_metric
@@ -453,15 +453,12 @@ def main() -> None:
         parser.error("--tables DIR, --profiles DIR or --public-data DIR is needed")
     # What is read only for these lines is not given for nothing.
     options.rows = options.rows or [*MAIN, *(["public"] if options.public_data else [])]
-    rows: list[Line] = []
-    for line in all_lines(options):
-        rows.append(line)
-        print(f"| {' | '.join(line)} |", flush=True)
+    rows = printed(all_lines(options))
     if not rows:
         parser.error(f"nothing was given to make these lines from: {', '.join(options.rows)}")
     if options.save:
         path = save(
-            "\n".join(f"| {' | '.join(line)} |" for line in (HEADER, tuple("---" for _ in HEADER), *rows)),
+            markdown(HEADER, rows),
             name="predictors",
             device=detect().cpu.slug,
             title="Predictors on measurements of others and of our own",

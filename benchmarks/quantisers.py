@@ -30,9 +30,9 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
-from benchmarks.runtimes import DEVICE, setting_of, subject_of, table
+from benchmarks.runtimes import DEVICE, setting_of, subject_of
 from benchmarks.support.rounds import Spread, time_rounds
-from benchmarks.support.saving import asked, save
+from benchmarks.support.saving import asked, markdown, save
 from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.quantise import ActivationRange, calibrate, quantise, quantise_dynamically
 from hwnas.profile.networks import build_subject, seeded_images
@@ -193,7 +193,7 @@ def main() -> None:
         scales += other
         print(*own, *other, sep="\n", file=sys.stderr, flush=True)
     header = ("network", "graph", "onnxruntime", "openvino", "quantising, CPU s", "difference")
-    text = f"{table(header, rows)}\n\n{table(('network', 'runtime', *SCALES), scales)}"
+    text = f"{markdown(header, rows)}\n\n{markdown(('network', 'runtime', *SCALES), scales)}"
     print(text)
     if options.save:
         notes = (

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from benchmarks.support.rounds import Spread, time_rounds
-from benchmarks.support.saving import asked, save
-from benchmarks.support.state import Line, State
+from benchmarks.support.saving import Line, asked, markdown, save
+from benchmarks.support.state import State
 from hwnas.devices import detect
 from hwnas.export.tracer import trace_workload
 from hwnas.metrics import Deployment
@@ -125,10 +125,6 @@ def _limit(precision: str) -> str:
     return precision.partition("-")[0]
 
 
-def table(header: tuple[str, ...], rows: list[Line]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, tuple("---" for _ in header), *rows))
-
-
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="names, separated by commas")
@@ -161,8 +157,8 @@ def main() -> None:
                 print("not all rows are measured yet: run this again", file=sys.stderr)
                 return
     names = tuple(" ".join(pair) for pair in deployments)
-    times = table(("network", "batch", *names, "limit, GFLOP/s"), rows[::2])
-    text = f"{times}\n\n{table(('network', 'batch', *names), rows[1::2])}"
+    times = markdown(("network", "batch", *names, "limit, GFLOP/s"), rows[::2])
+    text = f"{times}\n\n{markdown(('network', 'batch', *names), rows[1::2])}"
     print(text)
     if options.save:
         print(f"saved {report(text, options, skipped)}")

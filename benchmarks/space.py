@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.support.saving import save
+from benchmarks.support.saving import markdown, save
 from hwnas.devices import detect
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
@@ -47,11 +47,6 @@ def measure(space: AnySpace, *, rows: int, repeats: int) -> tuple[str, ...]:
     return (space.name, str(len(space.dimensions)), *rates, f"{costed[0] / single[0]:,.0f}x")
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    lines = [HEADER, tuple("---" for _ in HEADER), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000, help="genomes in the population")
@@ -61,7 +56,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
     options = parser.parse_args()
     rows = [measure(SPACES.get(name), rows=options.rows, repeats=options.repeats) for name in NAMES]
-    print(text := table(rows))
+    print(text := markdown(HEADER, rows))
     if options.save:
         command = f"python -m benchmarks.space --rows {options.rows} --repeats {options.repeats} --save"
         notes = f"Median of {options.repeats} runs, the slowest in brackets."

@@ -8,33 +8,27 @@ torch. Compared are scalings: the rates of compute and memory that a device is t
 scaling `hwnas` is the one that `hwnas predict` uses.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks.support.devices_out import run
 from benchmarks.support.measured_tables import newest_tables
-from benchmarks.support.public_data import OTHER_VITS, PLAIN
-from benchmarks.support.saving import save
-from hwnas.data_paths import PROFILES, data_search_path
-from hwnas.devices import Device, detect
+from benchmarks.support.public_data import PLAIN
+from benchmarks.support.saving import Line
+from hwnas.devices import Device
 from hwnas.metrics import Metric
-from hwnas.pipeline.predictors.import_timm import ImportOptions, import_timm
 from hwnas.pipeline.predictors.measured_networks import known_device, match_models
-from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads
+from hwnas.pipeline.predictors.workloads import known_workloads
 from hwnas.predict.features.counting import workload_features
 from hwnas.predict.metrics import scores
 from hwnas.predict.pooled import MeasuredDevice, pooled_predictor, sustained_conditions
-from hwnas.profile.lookup import TableEntry, table_entries
+from hwnas.profile.lookup import TableEntry
 from hwnas.records.table import read_table
 
 HEADER = ("runtime", "scaling", "device left out", "MAPE % plain", "all", "Spearman plain", "all", "coverage % of 90 %")
-Line = tuple[str, ...]
 Rates = Callable[[Device], tuple[float, float]]
-MATCH = f"{PLAIN.pattern}|{OTHER_VITS.pattern}".replace("naflexvit|", "")
 
 
 def _fp32(device: Device) -> float:
@@ -129,42 +123,16 @@ def lines_of(entries: Sequence[TableEntry]) -> Iterator[Line]:
                 )
 
 
-def imported(tables: Path, folder: Path) -> tuple[TableEntry, ...]:
-    """Import the tables of GPUs; traces that ship are not made again."""
-    for path, _ in data_search_path(PROFILES):
-        if (path / WORKLOADS).is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / WORKLOADS).write_bytes((path / WORKLOADS).read_bytes())
-    files = [path for path in sorted(tables.glob("benchmark-infer-amp*.csv")) if "-cpu-" not in path.name]
-    import_timm(files, ImportOptions(match=MATCH, out=folder))
-    return table_entries(((folder, "own"),))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, required=True, help="a folder of tables of timm's benchmark")
-    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
-    options = parser.parse_args()
-    rows: list[Line] = []
-    with TemporaryDirectory() as folder:
-        for line in lines_of(imported(options.tables, Path(folder))):
-            rows.append(line)
-            print(f"| {' | '.join(line)} |", flush=True)
-    if options.save:
-        table = "\n".join(f"| {' | '.join(line)} |" for line in [HEADER, tuple("---" for _ in HEADER), *rows])
-        notes = (
-            "Mean error over the networks of a device left out, and Spearman's rank correlation: plain vision\n"
-            "transformers, and all families. Coverage: of all devices left out, with intervals calibrated without them."
-        )
-        path = save(
-            table,
-            name="unmeasured",
-            device=detect().cpu.slug,
-            title="Unmeasured devices",
-            command="python -m benchmarks.unmeasured --tables DIR --save",
-            notes=notes,
-        )
-        print(f"saved {path}")
+    run(
+        lines_of,
+        header=HEADER,
+        name="unmeasured",
+        title="Unmeasured devices",
+        about=__doc__,
+        notes="Mean error over the networks of a device left out, and Spearman's rank correlation: plain vision\n"
+        "transformers, and all families. Coverage: of all devices left out, with intervals calibrated without them.",
+    )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.support.saving import Line
 from hwnas.config import load_json
 from hwnas.files import write_atomic
 
-Line = tuple[str, ...]
 ROOT = Path(__file__).parents[2]
 
 

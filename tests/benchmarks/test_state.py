@@ -2,7 +2,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.support.state import Line, State, digest_of_arrays, digest_of_code
+from benchmarks.support.saving import Line
+from benchmarks.support.state import State, digest_of_arrays, digest_of_code
 
 
 def test_a_finished_line_is_read_and_another_setting_or_code_makes_it_anew(tmp_path: Path) -> None:
