@@ -13,6 +13,7 @@ import numpy as np
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
+from hwnas.predict.models.linear import fit_penalised
 from hwnas.predict.models.model import check_fit_inputs
 from hwnas.predict.stored import StoredTable
 
@@ -64,8 +65,6 @@ class BlocksLearner:
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Blocks:
         """Fit mean and differences."""
-        from sklearn.linear_model import RidgeCV
-
         del seed
         target, weights = check_fit_inputs(features, target, weights)
         mean = AnalyticLearner().fit(features, target, weights=weights)
@@ -84,5 +83,6 @@ class BlocksLearner:
         columns = features.counts_by(count_names) * (typical / target)[:, None]
         left = (target - fitted) / target
         limit = max(5 * 1.4826 * float(np.median(abs(left))), 1e-6)
-        ridge = RidgeCV(_ALPHAS, fit_intercept=False).fit(columns, np.clip(left, -limit, limit), sample_weight=weights)
-        return Blocks(mean=mean, count_names=count_names, differences=ridge.coef_ * typical)
+        clipped = np.clip(left, -limit, limit)
+        fit = fit_penalised(columns, clipped, weights=weights, alphas=_ALPHAS, intercept=False)
+        return Blocks(mean=mean, count_names=count_names, differences=fit.coefficients * typical)

@@ -1,7 +1,7 @@
 """Ridge regression on costs and shapes, optionally with squares and products of the columns.
 
 The target is fitted as it is, with weights for relative errors, and as its logarithm; the one with the smaller
-leave-one-out error is kept. Leave-one-out error chooses the penalty too (scikit-learn's RidgeCV).
+leave-one-out error is kept. Leave-one-out error chooses the penalty too.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ _MAX_SQUARED = 26
 """Largest number of columns to square and multiply; with more, their principal components are used."""
 _COMPONENTS = 12
 _BEYOND = 5.0
+_SMALLEST_LEFT = 1e-10
+"""Least share of a row's prediction that is left to the others, where a fit meets every row."""
 _MAX_COLUMNS = 10_000
 _SCALES: tuple[Literal["plain", "log"], ...] = ("plain", "log")
 
@@ -168,35 +170,68 @@ class RidgeLearner:
     def _fitted(
         self, columns: Numbers, target: Numbers, weights: Numbers, *, scale: Literal["plain", "log"]
     ) -> tuple[float, Literal["plain", "log"], Numbers, float]:
-        from sklearn.linear_model import RidgeCV
-
         response = target if scale == "plain" else np.log(target)
         # Weights 1 / target^2 make absolute errors relative; on the logarithm they are relative already.
         relative = weights / target**2 if scale == "plain" else weights
         robust = np.ones(len(target))
         for _ in range(self.iterations):
             total = relative * robust
-            ridge = RidgeCV(_ALPHAS).fit(columns, response, sample_weight=total / total.mean())
-            fitted = ridge.predict(columns)
+            fit = fit_penalised(columns, response, weights=total / total.mean(), alphas=_ALPHAS)
+            fitted = columns @ fit.coefficients + fit.offset
             residual = fitted / target - 1 if scale == "plain" else fitted - response
             spread = max(1.4826 * float(np.median(abs(residual))), 1e-5)
             robust = 1 / (1 + (residual / (3 * spread)) ** 2)
-        return (
-            _held_out(columns, residual, total / total.mean(), float(ridge.alpha_)),
-            scale,
-            ridge.coef_,
-            float(ridge.intercept_),
-        )
+        # The mean absolute leave-one-out error, with the error of a row capped at 1.
+        left_out = np.minimum(abs(residual) / np.maximum(1 - fit.leverage, 1e-3), 1.0)
+        return float(left_out.mean()), scale, fit.coefficients, fit.offset
 
 
-def _held_out(columns: Numbers, residual: Numbers, weights: Numbers, alpha: float) -> float:
-    """Return the mean absolute leave-one-out error, with the error of a row capped at 1."""
-    # The leave-one-out residual of a linear fit is r_i / (1 - h_i), where h is the diagonal of the hat matrix.
-    root = np.sqrt(weights)[:, None] * np.column_stack([np.ones(len(columns)), columns])
-    penalty = alpha * np.eye(root.shape[1])
-    penalty[0, 0] = 1e-12
-    leverage = np.einsum("ij,ji->i", root, np.linalg.solve(root.T @ root + penalty, root.T))
-    return float(np.mean(np.minimum(abs(residual) / np.maximum(1 - leverage, 1e-3), 1.0)))
+@dataclass(frozen=True, kw_only=True)
+class Penalised:
+    """A ridge regression with the penalty of the least leave-one-out error."""
+
+    coefficients: Numbers
+    offset: float
+    alpha: float
+    leverage: Numbers
+    """Diagonal of the hat matrix: how much each row decides its own prediction."""
+
+
+def fit_penalised(
+    columns: Numbers, response: Numbers, *, weights: Numbers, alphas: Numbers, intercept: bool = True
+) -> Penalised:
+    """Fit a weighted ridge regression whose penalty has the least mean squared leave-one-out error.
+
+    The offset is not penalised. The leave-one-out residual of a linear fit is r / (1 - h) with its leverage h, so one
+    eigendecomposition serves all penalties; scikit-learn's RidgeCV multiplies matrices anew for each of them.
+    """
+    share = weights / weights.sum() if intercept else np.zeros(len(weights))
+    centre, level = share @ columns, float(share @ response)
+    root = np.sqrt(weights)
+    rows, values = (columns - centre) * root[:, None], (response - level) * root
+    by_row = len(rows) < rows.shape[1]
+    # The smaller of the two matrices of products; its eigenvectors are combinations of rows or of columns.
+    spectrum, vectors = np.linalg.eigh(rows @ rows.T if by_row else rows.T @ rows)
+    spectrum = np.maximum(spectrum, 0.0)
+    shrunk = 1 / (spectrum[:, None] + alphas)
+    if by_row:
+        left = alphas * shrunk
+        if intercept:  # the direction of the offset has no penalty
+            left[np.argmax(abs(root @ vectors))] = 0.0
+        remaining, residual = vectors**2 @ left, vectors @ (left * (vectors.T @ values)[:, None])
+    else:
+        projected = rows @ vectors
+        remaining = 1 - share[:, None] - projected**2 @ shrunk
+        residual = values[:, None] - projected @ (shrunk * (projected.T @ values)[:, None])
+    best = int(np.argmin(np.square(residual / np.maximum(remaining, _SMALLEST_LEFT)).mean(axis=0)))
+    combined = vectors @ (shrunk[:, best] * (vectors.T @ (values if by_row else rows.T @ values)))
+    coefficients = rows.T @ combined if by_row else combined
+    return Penalised(
+        coefficients=coefficients,
+        offset=level - float(centre @ coefficients),
+        alpha=float(alphas[best]),
+        leverage=1 - remaining[:, best],
+    )
 
 
 def _components(columns: Numbers) -> Numbers:
