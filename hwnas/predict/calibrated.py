@@ -26,6 +26,7 @@ from hwnas.predict.models import Analytic, Boosted, Fitted, Stack
 from hwnas.predict.pooled import (
     MIN_DEVICES,
     MeasuredDevice,
+    described,
     device_intervals,
     fit_pool,
     pool_range,
@@ -99,11 +100,10 @@ def calibrated_predictor(
     residual = np.log(target / held_out[chosen])
     around = _intervals_of_devices(pool, model, num_networks=distinct)
     validation = Validation(target=target, by_model={name: row[None] for name, row in held_out.items()}, by_count={})
-    names = ", ".join(dict.fromkeys(part.device.name for part in pool))
     compute, memory, launch = np.exp(factors)
     note = (
-        f"{distinct} networks and a model of {names}: compute takes {compute:.2f}, memory {memory:.2f} and launches "
-        f"{launch:.2f} times what the datasheet suggests"
+        f"{distinct} networks and a model of {described(pool)}: compute takes {compute:.2f}, memory {memory:.2f} and "
+        f"launches {launch:.2f} times what the datasheet suggests"
     )
     sources = tuple(source for part in pool for source in part.sources)
     card = _card(observed, chosen, held_out[chosen], validation, num_networks=distinct, note=note, sources=sources)

@@ -58,6 +58,24 @@ class MeasuredDevice:
     sources: tuple[str, ...]
     kinds: tuple[str, ...] = ("timm",)
     """Spaces of the networks; `timm` for its models."""
+    software: str = ""
+    """The runtime's package and version, such as `torch 2.9.1`; empty if it is not known."""
+
+
+def described(pool: Sequence[MeasuredDevice]) -> str:
+    """Return the devices of a pool, with the version of the runtime that each was measured in."""
+    software = {part.device.name: list[str]() for part in pool}
+    for part in pool:
+        if part.software and part.software not in software[part.device.name]:
+            software[part.device.name].append(part.software)
+    return ", ".join(f"{name} ({', '.join(versions)})" if versions else name for name, versions in software.items())
+
+
+def version_notes(pool: Sequence[MeasuredDevice]) -> tuple[str, ...]:
+    """Return a note that the devices of a pool were measured in several versions of the runtime, if they were."""
+    if len({part.software for part in pool}) < 2:
+        return ()
+    return ("the measured devices ran different versions of the runtime, which count as differences of the devices",)
 
 
 def sustained_conditions(
@@ -212,9 +230,10 @@ def _notes(
         f"{part.device.name} {float(np.abs(predicted / part.target - 1).mean()):.1%}"
         for part, predicted in zip(pool, left_out, strict=True)
     )
-    names = ", ".join(dict.fromkeys(part.device.name for part in pool))
     notes = [
-        f"{UNMEASURED}: predicted from {names} by the datasheet of {device.name}; each of these, left out: {errors}",
+        f"{UNMEASURED}: predicted from {described(pool)} by the datasheet of {device.name}; each of these, left out: "
+        f"{errors}",
+        *version_notes(pool),
         f"intervals allow for a mean error of the device with a standard deviation of {spread:.0%}",
     ]
     if is_unlike:

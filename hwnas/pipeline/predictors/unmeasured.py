@@ -265,7 +265,15 @@ def _part(networks: MeasuredNetworks) -> MeasuredDevice:
         batches=measured.batches.astype(np.float64),
         sources=networks.sources,
         kinds=tuple(sorted(set(measured.space_names))),
+        software=_software(networks),
     )
+
+
+def _software(networks: MeasuredNetworks) -> str:
+    runtime = str(networks.deployment.runtime)
+    package = "torch" if runtime.startswith("torch") else runtime
+    version = networks.environment.get(package)
+    return "" if version is None else f"{package} {version}"
 
 
 def _sustained(networks: MeasuredNetworks) -> Conditions:

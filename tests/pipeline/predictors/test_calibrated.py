@@ -64,7 +64,7 @@ def test_a_table_gives_samples_that_differ_in_size(tmp_path: Path, monkeypatch: 
     card = report.fitted[0].card
     assert card.data.num_networks == 10
     assert card.model in (ONE_FACTOR, THREE_FACTORS)
-    assert "10 networks and a model of rtx3090, rtx4090: compute takes" in card.notes[-1]
+    assert "10 networks and a model of rtx3090 (torch 2.9.1), rtx4090 (torch 2.9.1): compute takes" in card.notes[-1]
     assert not card.is_unmeasured
     (networks,) = [part for part in tables(folder) if part.device.name == deployment.device]
     few = sampled(networks)
@@ -85,7 +85,7 @@ def test_ten_samples_of_known_devices_are_taken_from_those_named(
     (networks,) = [part for part in tables(folder) if part.device.name == "rtx-pro-6000-maxq"]
     made = calibrate_pool(sampled(networks), "latency_ms", devices=["rtx3090"], profiles=folder)
     assert made is not None
-    assert "a model of rtx3090:" in made.card.notes[-1]
+    assert "a model of rtx3090 (torch 2.9.1):" in made.card.notes[-1]
     assert calibrate_pool(networks, "latency_ms", profiles=folder) is None  # 40 networks are fitted for themselves
     assert calibrate_pool(sampled(networks), "latency_ms", devices=["h100"], profiles=folder) is None
     with pytest.MonkeyPatch.context() as patch:

@@ -131,6 +131,18 @@ def test_of_two_versions_the_newer_one_is_pooled(tmp_path: Path) -> None:
     assert set(sources) == {"rtx3090/timm-torch-fp16-bany", "rtx4090/old"}
 
 
+def test_answers_state_the_versions_that_were_pooled(profiles: Path, tmp_path: Path) -> None:
+    same = choose_unmeasured(THROUGHPUT, profiles=profiles).predictor.card
+    assert "predicted from rtx3090 (torch 2.9.1), rtx4090 (torch 2.9.1) by" in same.notes[0]
+    assert not any("different versions" in note for note in same.notes)
+    write_tables(tmp_path, {"rtx4090": 1.0}, count=12)
+    write_tables(tmp_path, {"rtx3090": 1.06}, count=12, torch="2.4.0")
+    mixed = choose_unmeasured(THROUGHPUT, profiles=tmp_path).predictor.card
+    assert "predicted from rtx3090 (torch 2.4.0), rtx4090 (torch 2.9.1) by" in mixed.notes[0]
+    assert mixed.notes[1].startswith("the measured devices ran different versions of the runtime")
+    assert "torch" not in mixed.environment
+
+
 def test_a_written_predictor_is_not_found_by_its_device(profiles: Path, tmp_path: Path) -> None:
     chosen = save_unmeasured(choose_unmeasured(THROUGHPUT, profiles=profiles), tmp_path)
     assert chosen.path == tmp_path / "unmeasured/a100/any-torch-fp16-bany/throughput"
