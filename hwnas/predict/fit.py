@@ -24,7 +24,7 @@ from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Source, Validation
-from hwnas.predict.selection import HeldOutPredictions, Protocol, cross_validate, refit
+from hwnas.predict.selection import STACK, HeldOutPredictions, Protocol, candidates, cross_validate, refit
 from hwnas.predict.transfer import transfer
 
 _log = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ def fit_predictor(
     """
     protocol = protocol or Protocol(held_out="networks" if observed.groups is None else "groups")
     _check_observations(observed, allow_mixed=allow_mixed)
+    if learners is None:
+        learners = candidates(observed.features, any_kind=len(set(_joined_families(observed))) >= MIN_FAMILIES)
     observed, held_out = _validate(observed, protocol, learners)
     features, target = observed.features, observed.target
     left_out = _leave_families_out(observed, protocol, learners)
@@ -195,7 +197,7 @@ def transfer_predictor(
 
 
 def _leave_families_out(
-    observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
+    observed: Observations, protocol: Protocol, learners: Sequence[Learner]
 ) -> HeldOutPredictions | None:
     """Cross-validate with whole families left out; None if there are too few."""
     families = _joined_families(observed)
@@ -225,7 +227,7 @@ def _joined_families(observed: Observations) -> list[str]:
 
 
 def _validate(
-    observed: Observations, protocol: Protocol, learners: Sequence[Learner] | None
+    observed: Observations, protocol: Protocol, learners: Sequence[Learner]
 ) -> tuple[Observations, HeldOutPredictions]:
     """Cross-validate all models, with the drift of the device removed if that helps on held-out networks."""
 
@@ -377,13 +379,9 @@ def _coverage(shares: Mapping[float, float]) -> tuple[Coverage, ...]:
     return tuple(Coverage(confidence=confidence, share=share) for confidence, share in shares.items())
 
 
-def _curve(
-    observed: Observations, held_out: HeldOutPredictions, learners: Sequence[Learner] | None
-) -> dict[int, Numbers]:
+def _curve(observed: Observations, held_out: HeldOutPredictions, learners: Sequence[Learner]) -> dict[int, Numbers]:
     """Return the learning curve of the best single model; a stack at every point would take many times longer."""
-    from hwnas.predict.selection import STACK, candidates
-
-    by_name = {learner.name: learner for learner in learners or candidates(observed.features)}
+    by_name = {learner.name: learner for learner in learners}
     best = next(name for name in held_out.ranking() if name != STACK)
     curve = learning_curve(
         by_name[best],

@@ -20,14 +20,13 @@ from hwnas.errors import InputError
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold
-from hwnas.predict.models.model import Standardizer
+from hwnas.predict.models.model import Standardizer, whitening
 from hwnas.predict.nearness import HeldOutErrors, Nearness, fit_nearness, held_out_errors, reference_points
 from hwnas.predict.stored import StoredTable
 
 DEFAULT_CONFIDENCE = 0.9
 """Default confidence of intervals, if there are enough networks."""
 
-_MAX_COMPONENTS = 10
 _RIDGE = 3.0
 _SCALE_RANGE = 4.0
 _ROUNDING = 1e-9
@@ -52,16 +51,11 @@ class WhitenedComponents(ContiguousArrays):
         """Fit the components to the features of the fitted networks."""
         raw = _shares(features, features.cost_names, features.shape_names)
         standard = Standardizer.fit(raw)
-        columns = standard.apply(raw)
-        _, spread, directions = np.linalg.svd(columns, full_matrices=False)
-        # Components with little variance are mostly rounding errors, which whitening would blow up.
-        kept = np.flatnonzero(spread > 0.05 * max(float(spread[0]), 1e-12))[:_MAX_COMPONENTS]
-        deviation = spread[kept] / np.sqrt(len(features))
         return cls(
             cost_names=features.cost_names,
             shape_names=features.shape_names,
             standard=standard,
-            rotation=directions[kept].T / deviation,
+            rotation=whitening(standard.apply(raw)),
         )
 
     def distance(self, features: Features) -> Numbers:

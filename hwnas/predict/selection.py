@@ -6,7 +6,7 @@ error is less than one percent larger.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -17,7 +17,7 @@ from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.folds import Fold, group_equal_networks, make_folds
 from hwnas.predict.metrics import Scores, scores
-from hwnas.predict.models import LEARNERS, Fitted, Learner, Stack, stack_weights
+from hwnas.predict.models import LEARNERS, BoostedLearner, Fitted, GaussianLearner, Learner, Stack, stack_weights
 
 STACK = "stack"
 MIN_NETWORKS = 8
@@ -139,9 +139,18 @@ def refit(
     return Stack(members=members, weights=np.array([share / total for _, share in kept]))
 
 
-def candidates(features: Features) -> tuple[Learner, ...]:
-    """Return the models that suit these features; a correction per block needs block counts."""
-    return tuple(learner for learner in LEARNERS.values() if learner.name != "blocks" or features.count_names)
+def candidates(features: Features, *, any_kind: bool = False) -> tuple[Learner, ...]:
+    """Return the models that suit these features; a correction per block needs block counts.
+
+    Args:
+        features: The features of the networks to fit.
+        any_kind: The predictor is for networks of any kind: learned corrections fade with the distance from these.
+    """
+    suited = (learner for learner in LEARNERS.values() if learner.name != "blocks" or features.count_names)
+    return tuple(
+        replace(learner, fading=True) if any_kind and isinstance(learner, GaussianLearner | BoostedLearner) else learner
+        for learner in suited
+    )
 
 
 def _held_out(

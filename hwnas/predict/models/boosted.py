@@ -73,10 +73,21 @@ class BoostedLearner:
     depth: int = 4
     rate: float = 0.05
     shrinkage: float = 1.0
+    fading: bool = False
+    """The correction fades with the distance from the fitted networks, as for networks of any kind."""
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Boosted:
         """Fit mean and trees."""
-        fitted = fit_corrected(self, Boosted, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
+        fitted = fit_corrected(
+            self,
+            Boosted,
+            features,
+            target,
+            weights=weights,
+            seed=seed,
+            shrinkage=self.shrinkage,
+            fading=self.fading,
+        )
         assert isinstance(fitted, Boosted)
         return fitted
 

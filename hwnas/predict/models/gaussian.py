@@ -18,6 +18,7 @@ from hwnas.predict.stored import MAX_ITEMS, StoredTable
 _FEWEST_INPUTS = 12
 _JITTER = 1e-8
 """Variance that is added to the noise, so that equal networks make no singular matrix."""
+_TREES = 100
 _CHUNK = 256
 """Networks predicted at once, so that the distances stay in the cache."""
 
@@ -88,10 +89,21 @@ class GaussianLearner:
     """Largest number of inputs; at most a tenth of the number of networks, but at least 12."""
     points: int = 400
     shrinkage: float = 1.0
+    fading: bool = False
+    """The correction fades with the distance from the fitted networks, as for networks of any kind."""
 
     def fit(self, features: Features, target: Numbers, *, weights: Numbers | None = None, seed: int = 0) -> Gaussian:
         """Fit mean and process."""
-        fitted = fit_corrected(self, Gaussian, features, target, weights=weights, seed=seed, shrinkage=self.shrinkage)
+        fitted = fit_corrected(
+            self,
+            Gaussian,
+            features,
+            target,
+            weights=weights,
+            seed=seed,
+            shrinkage=self.shrinkage,
+            fading=self.fading,
+        )
         assert isinstance(fitted, Gaussian)
         return fitted
 
@@ -109,10 +121,7 @@ class GaussianLearner:
         wanted = min(self.num_inputs, max(_FEWEST_INPUTS, len(residual) // 10))
         if len(varied) <= wanted:
             return tuple(int(column) for column in varied) or (0,)
-        from sklearn.ensemble import ExtraTreesRegressor
-
-        forest = ExtraTreesRegressor(100, max_depth=6, min_samples_leaf=3, random_state=0, n_jobs=1)
-        worth = forest.fit(inputs[:, varied], residual).feature_importances_
+        worth = importances(inputs[:, varied], residual)
         chosen: list[int] = []
         for column in varied[np.argsort(-worth, kind="stable")]:
             alike = [abs(np.corrcoef(inputs[:, column], inputs[:, other])[0, 1]) for other in chosen]
@@ -121,6 +130,24 @@ class GaussianLearner:
             if len(chosen) == wanted:
                 break
         return tuple(chosen)
+
+
+def importances(inputs: Numbers, residual: Numbers) -> Numbers:
+    """Return the importance of each input in a forest of shallow, extremely randomised trees (Geurts et al. 2006).
+
+    The trees are those of scikit-learn's `ExtraTreesRegressor`, which takes half as long again to copy and check each.
+    """
+    import sklearn
+    from sklearn.tree import ExtraTreeRegressor
+
+    rows, target = np.ascontiguousarray(inputs, dtype=np.float32), residual[:, None]
+    seeds = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=_TREES)
+    total = np.zeros(inputs.shape[1])
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        for seed in seeds.tolist():
+            tree = ExtraTreeRegressor(max_depth=6, min_samples_leaf=3, max_features=1.0, random_state=seed)
+            total += tree.fit(rows, target, check_input=False).feature_importances_
+    return total / max(float(total.sum()), 1e-300)
 
 
 def _process(inputs: Numbers, residual: Numbers, weights: Numbers, *, columns: tuple[int, ...]) -> Process:

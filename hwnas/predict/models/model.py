@@ -71,6 +71,15 @@ class Standardizer(ContiguousArrays):
         return cls(data.array("mean", num_columns), np.where(scale == 0, np.inf, scale))
 
 
+def whitening(columns: Numbers, *, most: int = 10) -> Numbers:
+    """Return the matrix that turns standardised columns into at most so many main components of variance 1."""
+    _, spread, directions = np.linalg.svd(columns, full_matrices=False)
+    # Components with little variance are mostly rounding errors, which whitening would blow up.
+    kept = np.flatnonzero(spread > 0.05 * max(float(spread[0]), 1e-12))[:most]
+    matrix: Numbers = directions[kept].T / (spread[kept] / np.sqrt(len(columns)))
+    return matrix
+
+
 def check_fit_inputs(features: Features, target: Numbers, weights: Numbers | None) -> tuple[Numbers, Numbers]:
     """Return target and weights as arrays; raise InputError unless they are finite, in range and one per network."""
     target = as_contiguous(target)

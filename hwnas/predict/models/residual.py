@@ -13,6 +13,7 @@ from hwnas.predict.arrays import Numbers
 from hwnas.predict.features.table import Features
 from hwnas.predict.models.analytic import Analytic, AnalyticLearner
 from hwnas.predict.models.model import Standardizer, check_fit_inputs
+from hwnas.predict.models.reach import Reach
 from hwnas.predict.stored import StoredTable
 
 _UNBOUNDED = 50.0
@@ -95,12 +96,15 @@ class CorrectedModel:
     high: float = _UNBOUNDED
     corrected: Analytic | None = None
     """The mean that is corrected, if another one than that of the inputs: the same network on another device."""
+    reach: Reach | None = None
+    """How far from the fitted networks the correction holds; None: everywhere."""
 
     def predict(self, features: Features) -> Numbers:
         """Return the corrected mean."""
         inputs, mean = self.design.inputs(features)
         mean = mean if self.corrected is None else self.corrected.predict(features)
         correction = np.clip(self.shrinkage * self.correction.correct(inputs), self.low, self.high)
+        correction = correction if self.reach is None else correction * self.reach.weights(inputs)
         predicted: Numbers = mean * np.exp(correction)
         return predicted
 
@@ -113,12 +117,13 @@ class CorrectedModel:
             "low": self.low,
             "high": self.high,
             **({} if self.corrected is None else {"corrected": self.corrected.to_json()}),
+            **({} if self.reach is None else {"reach": self.reach.to_json()}),
         }
 
     @classmethod
     def from_json(cls, data: StoredTable) -> Self:
         """Make it from what `to_json` returned."""
-        data.require_keys("design", "correction", "shrinkage", optional=("low", "high", "corrected"))
+        data.require_keys("design", "correction", "shrinkage", optional=("low", "high", "corrected", "reach"))
         design = Design.from_json(data.table("design"))
         num_inputs = len(design.standard.mean)
         return cls(
@@ -128,6 +133,7 @@ class CorrectedModel:
             low=data.number("low", low=-_UNBOUNDED, high=_UNBOUNDED) if "low" in data else -_UNBOUNDED,
             high=data.number("high", low=-_UNBOUNDED, high=_UNBOUNDED) if "high" in data else _UNBOUNDED,
             corrected=Analytic.from_json(data.table("corrected")) if "corrected" in data else None,
+            reach=Reach.from_json(data.table("reach"), num_inputs=num_inputs) if "reach" in data else None,
         )
 
 
@@ -140,15 +146,17 @@ def fit_corrected(
     weights: Numbers | None,
     seed: int,
     shrinkage: float = 1.0,
+    fading: bool = False,
 ) -> Any:
-    """Fit the mean, then a correction of its residuals."""
+    """Fit the mean, then a correction of its residuals, which may fade with the distance from the fitted networks."""
     target, weights = check_fit_inputs(features, target, weights)
     design = Design.fit(AnalyticLearner().fit(features, target, weights=weights), features)
     inputs, mean = design.inputs(features)
     residual = np.log(target / mean)
     correction = corrector.learn(inputs, residual, weights=weights, seed=seed)
     low, high = min(float(residual.min()), 0.0), max(float(residual.max()), 0.0)
-    return made(design=design, correction=correction, shrinkage=shrinkage, low=low, high=high)
+    reach = Reach.fit(inputs) if fading else None
+    return made(design=design, correction=correction, shrinkage=shrinkage, low=low, high=high, reach=reach)
 
 
 def _raw(

@@ -1,8 +1,9 @@
 import numpy as np
+from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from hwnas.predict.models.gaussian import GaussianLearner, _kernel, _negative_log_likelihood
+from hwnas.predict.models.gaussian import GaussianLearner, _kernel, _negative_log_likelihood, importances
 
 
 def test_the_kernel_is_scikit_learns() -> None:
@@ -30,6 +31,16 @@ def test_inputs_are_chosen_by_what_they_say() -> None:
     columns = GaussianLearner(num_inputs=5)._columns(inputs, inputs[:, 4] + inputs[:, 9])
     assert 9 in columns
     assert len({4, 20} & set(columns)) == 1
+
+
+def test_importances_are_those_of_scikit_learns_forest() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(60, 8))
+    residual = inputs[:, 3] + 0.2 * rng.normal(size=60)
+    forest = ExtraTreesRegressor(100, max_depth=6, min_samples_leaf=3, random_state=0).fit(inputs, residual)
+    found = importances(inputs, residual)
+    np.testing.assert_allclose(found, forest.feature_importances_, rtol=1e-9)
+    assert found.argmax() == 3
 
 
 def test_the_likelihood_and_its_gradient_are_scikit_learns() -> None:
