@@ -58,6 +58,8 @@ class OperatorCall:
     is_in_place: bool = False
     traits: tuple[str, ...] = ()
     """Traits of its operation (`hwnas.export.traits`)."""
+    is_widened: bool = False
+    """Part of an attention that torch computes in float32, whatever its inputs are."""
     tables: frozenset[int] = frozenset()
     """Storages of parameters that are read by table rows and not by the call's own row."""
 
@@ -174,17 +176,19 @@ def _attention(call: OperatorCall) -> Operation:
     )
 
 
+ATTENTION = "scaled_dot_product_attention"
 _FUSED_BATCH = 2
-"""Most dimensions in front of tokens and width that a fused kernel takes: images and heads."""
+"""Dimensions in front of tokens and width that a fused kernel takes: images and heads."""
 
 
 def _has_equal_heads(call: OperatorCall) -> bool:
     """Return True if keys and values have the batch, heads and width of the queries; others are decomposed.
 
-    So is attention in five dimensions, such as that of windows (Hiera, NesT): torch's fused kernels take four.
+    So is attention in five dimensions, such as that of windows (Hiera, NesT), or in three (SAM): torch's fused kernels
+    take four.
     """
     (*batch, _, width), *others = (call.shape(name) for name in ("query", "key", "value"))
-    return len(batch) <= _FUSED_BATCH and all((*sizes[:-2], sizes[-1]) == (*batch, width) for sizes in others)
+    return len(batch) == _FUSED_BATCH and all((*sizes[:-2], sizes[-1]) == (*batch, width) for sizes in others)
 
 
 # ---------------------------------------------------------------------------- norms, pools, the rest
@@ -305,7 +309,7 @@ _UPSAMPLINGS = (
 
 RULES: Mapping[str, OperatorRule] = {
     "linear": OperatorRule(_linear, accepts=lambda call: len(call.shape("weight")) == 2),
-    "scaled_dot_product_attention": OperatorRule(_attention, accepts=_has_equal_heads),
+    ATTENTION: OperatorRule(_attention, accepts=_has_equal_heads),
     **{name: OperatorRule(_convolution) for name in _CONVOLUTIONS},
     **{name: OperatorRule(_product(left, right)) for name, (left, right) in _PRODUCTS.items()},
     **{name: OperatorRule(_norm(name)) for name in _NORMS},

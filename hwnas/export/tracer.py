@@ -30,6 +30,7 @@ from torch.utils.flop_counter import flop_registry
 
 from hwnas.errors import HwnasError, InputError
 from hwnas.export.aten import (
+    ATTENTION,
     IMAGE,
     PASS_THROUGH,
     RULES,
@@ -197,6 +198,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[OperatorCall] = []
         self._modules = [""]
+        self._in_attention = 0
         self._image = example.untyped_storage()
         # Tensors are identified by the addresses of their storages. All are kept alive, since torch would reuse the
         # address of one that was freed.
@@ -226,8 +228,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         call = self._describe(func, args, kwargs)
         if not (is_single_operation(call) or call.is_copy):
+            self._in_attention += call.name == ATTENTION
             with self:  # the parts are dispatched to this recorder again
                 result = func.decompose(*args, **kwargs)
+            self._in_attention -= call.name == ATTENTION
             if result is not NotImplemented:
                 return result
             if func._overloadpacket in flop_registry and call.name not in RULES:
@@ -253,6 +257,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs=(),
             is_copy=is_view or torch.Tag.inplace_view in func.tags or plain_name in PASS_THROUGH,
             is_in_place=name.endswith("_"),
+            is_widened=self._in_attention > 0,
         )
 
     def _record(self, call: OperatorCall) -> None:

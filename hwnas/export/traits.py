@@ -6,7 +6,8 @@
   transposed view of a convolution's output, and anything that is added to them.
 - `FLOAT32`: under torch's autocast, a norm reads float32 or an elementwise operation returns it. Products return half
   precision, parameters stay in float32, and the sum of both is float32. So is the residual stream behind a position
-  table. Norms are assumed to return half precision, as those of timm do in its benchmark.
+  table. Norms are assumed to return half precision, as those of timm do in its benchmark. Attention that no fused
+  kernel takes is computed in float32, its products included: recent versions of torch convert half precision for it.
 
 Sizes are those for one image. Strides and growth are taken from a second run with two images, if the network accepts
 two: a dimension with a single element has no stride.
@@ -59,12 +60,13 @@ class _TensorTracker:
         gives_half = self._gives_half(twin, operation)
         activations = [shape for shape in twin.inputs if shape.storage in self._depends_on_image]
         is_float32 = not (self._reads_half(twin.source) if operation.kind == "norm" else gives_half)
+        is_float32 = is_float32 or call.is_widened
         self._note_results(twin, is_half=gives_half)
         if not activations:
             grows = _num_elements(twin) != _num_elements(call)
             return () if grows else (ONCE,)
         if operation.kind not in ("norm", "elementwise"):
-            return ()
+            return (FLOAT32,) if call.is_widened and operation.kind == "matmul" else ()
         is_strided = not all(shape.in_order for shape in activations)
         return tuple(name for name, holds in ((STRIDED, is_strided), (FLOAT32, is_float32)) if holds)
 

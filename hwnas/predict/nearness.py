@@ -19,7 +19,7 @@ _MOST_POINTS = 256
 _MOST_BINS = 8
 _FEWEST_ERRORS = 40
 """Least number of errors from which the size at a distance is found."""
-_CHUNK = 8192
+_CHUNK = 512
 _SMALLEST = 1e-4
 
 

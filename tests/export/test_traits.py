@@ -54,6 +54,28 @@ def test_a_norm_before_the_first_block_ends_float32() -> None:
     assert {name for name, of in found.items() if FLOAT32 in of} == {"add", "first"}
 
 
+class Windowed(nn.Module):
+    """Attention of 4 tokens in each of 4 windows, which are a dimension of their own or part of the batch."""
+
+    def __init__(self, *, own_dimension: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.shape = (-1, 2, 4, 4, 8) if own_dimension else (-1, 2, 4, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        heads = self.patches(images).flatten(1).reshape(self.shape)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+
+def test_attention_that_no_fused_kernel_takes_is_in_float32() -> None:
+    # torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() is False unless a user changes it.
+    own = traits(Windowed(own_dimension=True))
+    products = [name for name in own if name.startswith("matmul")]
+    assert len(products) == 2
+    assert all(FLOAT32 in own[name] for name in (*products, "softmax"))
+    assert traits(Windowed(own_dimension=False)) == {"patches": (), "attention": ()}
+
+
 class Biased(nn.Module):
     """A linear whose bias is made of a table by a network of its own."""
 

@@ -41,6 +41,7 @@ _WIDTHS = (128, 256, 512)
 _HEADS = (32, 64)
 _TRANSCENDENTAL = ("gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "hardsigmoid", "mish", "softplus")
 _PAGE_BYTES = 4096
+_HALF_BYTES = 2
 _MOVING = ("params", "memory_bound", "scores", "masked")
 """Last parts of the names of terms that are times of moving data, besides those of bytes."""
 
@@ -141,7 +142,11 @@ def _matmul(operation: MatMul, conditions: Conditions, batch: Amount) -> Iterato
         depth=1.0 * operation.inner,
         columns=1.0 * operation.columns,
     )
-    yield from _compute("matmul", product, conditions)
+    if conditions.torch_layouts and conditions.bytes_per_element == _HALF_BYTES and FLOAT32 in operation.traits:
+        # Attention that no fused kernel takes: torch computes it in float32, not with the units for half precision.
+        yield "float32.macs", MS_PER_S * 2 * product.macs / conditions.op_per_s
+    else:
+        yield from _compute("matmul", product, conditions)
     yield from _traffic("matmul", operation, conditions, batch)
 
 

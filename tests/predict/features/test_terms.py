@@ -43,6 +43,7 @@ OPERATIONS: tuple[Operation, ...] = (
     convolution("pointwise", kernel=1),
     convolution("patchify", kernel=4, positions_out=4),
     MatMul(name="matmul", batch=2, rows=10, inner=20, columns=30),
+    MatMul(name="widened", batch=2, rows=10, inner=20, columns=30, traits=(FLOAT32,)),
     Attention(name="attention", heads=2, width=64, queries=9, keys=9, windows=4, mask=1),
     RelativePosition(name="relative", heads=2, grid=3, head_dim=32, clip=2),
     *(
@@ -87,3 +88,15 @@ def test_terms_of_moving_data_are_those_that_depend_on_the_memory_rate() -> None
         "float32.bytes",
     } < changed
     assert {"linear.params", "patchify.memory_bound", "attention.scores", "strided.bytes"} < changed
+
+
+def test_products_in_float32_have_a_rate_of_their_own_in_half_precision_of_torch_alone() -> None:
+    widened = MatMul(name="widened", batch=2, rows=10, inner=20, columns=30, traits=(FLOAT32,))
+    half = Conditions(
+        kind="gpu", op_per_s=1e12, byte_per_s=1e12, bytes_per_element=2, torch_layouts=True, autocast=True
+    )
+    assert dict(terms(widened, half, 5.0))["float32.macs"] == 1e3 * 2 * 5 * 2 * 10 * 20 * 30 / 1e12
+    for other in (dataclasses.replace(half, bytes_per_element=4), dataclasses.replace(half, torch_layouts=False)):
+        names = set(dict(terms(widened, other, 5.0)))
+        assert "float32.macs" not in names
+        assert "matmul.macs<=128" in names
