@@ -24,7 +24,15 @@ from hwnas.predict.learning_curve import COUNTS, learning_curve
 from hwnas.predict.metrics import scores
 from hwnas.predict.models import Learner, counted_blocks
 from hwnas.predict.predictor import Predictor, Source, Validation
-from hwnas.predict.selection import STACK, HeldOutPredictions, Protocol, candidates, cross_validate, refit
+from hwnas.predict.selection import (
+    STACK,
+    HeldOutPredictions,
+    Protocol,
+    candidates,
+    cross_validate,
+    refit,
+    with_stack_of,
+)
 from hwnas.predict.transfer import transfer
 
 _log = logging.getLogger(__name__)
@@ -109,6 +117,7 @@ def fit_predictor(
     observed, held_out = _validate(observed, protocol, learners)
     features, target = observed.features, observed.target
     left_out = _leave_families_out(observed, protocol, learners)
+    left_out = None if left_out is None else with_stack_of(left_out, held_out)
     choice = held_out.choice() if left_out is None else held_out.choice(left_out)
     _log.info("%s: %s, error %.2f %% on held-out networks", observed.metric, choice, 100 * held_out.scores(choice).mape)
     model = refit(choice, features, target, held_out=held_out, learners=learners, weights=observed.weights)

@@ -119,6 +119,30 @@ def cross_validate(
     return HeldOutPredictions(target=target, protocol=protocol, by_model=by_model, folds=folds)
 
 
+def with_stack_of(left_out: HeldOutPredictions, held_out: HeldOutPredictions) -> HeldOutPredictions:
+    """Return predictions with families left out, and the stack with the weights that the predictor has.
+
+    Those are the ones that suit networks left out at random. Weights that suit families left out would state an error
+    that the predictor does not have.
+
+    Args:
+        left_out: Predictions with whole families left out.
+        held_out: Predictions of the same networks and models, from which the predictor's stack is made.
+    """
+    if STACK not in held_out.by_model:
+        return left_out
+    members = [name for name in held_out.by_model if name != STACK]
+    stacked = np.zeros(left_out.by_model[STACK].shape)
+    for number, folds in enumerate(left_out.folds):
+        for fold in folds:
+            weights = _stack_weights(
+                [held_out.by_model[name][:, fold.fit] for name in members], left_out.target[fold.fit]
+            )
+            logs = np.stack([np.log(left_out.by_model[name][number, fold.held_out]) for name in members])
+            stacked[number, fold.held_out] = np.exp(weights @ logs)
+    return replace(left_out, by_model={**left_out.by_model, STACK: stacked})
+
+
 def refit(
     name: str,
     features: Features,

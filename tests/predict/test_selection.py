@@ -3,9 +3,9 @@ import pytest
 
 from hwnas.errors import InputError
 from hwnas.predict.features.table import joined
-from hwnas.predict.folds import group_equal_networks
+from hwnas.predict.folds import Fold, group_equal_networks
 from hwnas.predict.models import AnalyticLearner, RidgeLearner
-from hwnas.predict.selection import HeldOutPredictions, Protocol, candidates, cross_validate, refit
+from hwnas.predict.selection import HeldOutPredictions, Protocol, candidates, cross_validate, refit, with_stack_of
 from tests.predict.synthetic import measured_times, networks, true_times
 
 LEARNERS = (AnalyticLearner(), RidgeLearner())
@@ -31,6 +31,21 @@ def test_the_stack_of_a_fold_does_not_see_the_fold() -> None:
     again = cross_validate(features, changed, protocol=Protocol(repeats=1), learners=LEARNERS)
     for name in ("analytic", "ridge"):
         np.testing.assert_array_equal(again.by_model[name][0, fold.held_out], held_out.by_model[name][0, fold.held_out])
+
+
+def test_the_stack_of_left_out_families_has_the_weights_of_the_predictor() -> None:
+    target, halves = np.ones(40), np.split(np.arange(40), 2)
+    folds = ((Fold(halves[0], halves[1]), Fold(halves[1], halves[0])),)
+    near, far = np.full((1, 40), 1.01), np.full((1, 40), 2.0)
+    networks_out, families_out = (
+        HeldOutPredictions(target=target, protocol=Protocol(), by_model={"a": a, "b": b, "stack": a}, folds=folds)
+        for a, b in ((near, far), (far, near))
+    )
+    found = with_stack_of(families_out, networks_out)
+    assert found.by_model["stack"] == pytest.approx(far)
+    assert found.scores("b").mape == pytest.approx(0.01)
+    alone = HeldOutPredictions(target=target, protocol=Protocol(), by_model={"a": near}, folds=folds)
+    assert with_stack_of(alone, alone) is alone
 
 
 def test_the_simpler_model_wins_a_tie() -> None:
