@@ -69,7 +69,7 @@ def true_ms(subject: Subject, *, batch: int = 1) -> float:
 
 def fast_fits(monkeypatch: pytest.MonkeyPatch, learners: Sequence[Learner] = FAST) -> None:
     """Two quick models, one repeat, a short curve and no drawing in place of everything."""
-    monkeypatch.setattr("hwnas.predict.selection.candidates", lambda features: tuple(learners))
+    monkeypatch.setattr("hwnas.predict.fit.candidates", lambda features, any_kind: tuple(learners))
     monkeypatch.setattr("hwnas.predict.fit.Protocol", lambda **options: Protocol(**{**options, "repeats": 1}))
     monkeypatch.setattr("hwnas.predict.fit.COUNTS", COUNTS[:1])
     monkeypatch.setattr("hwnas.predict.saving.parity_plot", lambda card: "<svg/>")
