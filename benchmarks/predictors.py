@@ -1,7 +1,7 @@
 """Errors of predictors on measurements that others made and on our own, beside simple ones in the same folds.
 
     python -m benchmarks.predictors [--tables DIR] [--profiles DIR] [--public-data DIR] [--rows NAME ...]
-        [--seeds 3] [--state DIR] [--save]
+        [--methods NAME ...] [--seeds 3] [--state DIR] [--save]
 
 `--tables` is a folder of tables of timm's benchmark as they are published; they are imported as by `hwnas profiles
 import-timm`. `--profiles` has profiles of spaces, `--public-data` the measurements of HAT and NeuSight.
@@ -170,6 +170,11 @@ MODELS = {
     "analytic + Gaussian process": single(GaussianLearner()),
     "analytic + XGBoost": single(BoostedLearner()),
 }
+FADING = {
+    "analytic + Gaussian process, fading": single(GaussianLearner(fading=True)),
+    "analytic + XGBoost, fading": single(BoostedLearner(fading=True)),
+}
+"""The corrections of predictors for networks of any kind."""
 QUADRATIC = RidgeLearner(name="quadratic", squared=True)
 GPUS = {"rtx4090": "RTX 4090", "rtx-pro-6000-maxq": "RTX PRO 6000 Max-Q", "rtx3090": "RTX 3090"}
 RUNTIMES = {"torch-compile": "compiled", "torch": "eager"}
@@ -212,7 +217,7 @@ def family_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
                 load=partial(table_data, entry),
                 aim=FAMILY_AIMS[runtime],
                 by_family=True,
-                methods={**COUNTERS, **MODELS, "hwnas": chosen()},
+                methods={**COUNTERS, **MODELS, **FADING, "hwnas": chosen()},
             )
 
 
@@ -225,7 +230,7 @@ def random_rows(entries: Sequence[TableEntry]) -> Iterator[Row]:
                     title=f"timm all ViT families, {GPUS[device]} {spelling}, networks left out",
                     load=partial(table_data, entry),
                     aim=5.0,
-                    methods={**COUNTERS, "hwnas": chosen()},
+                    methods={**COUNTERS, **FADING, "hwnas": chosen()},
                 )
 
 
@@ -308,7 +313,7 @@ def figures_of(found: Sequence[Answers], truth: Sequence[Numbers], families: Seq
     return (f"{100 * scored.mape:.2f}", of_families, f"{scored.spearman or 0:.4f}", inside, width)
 
 
-def table_of(row: Row, *, seeds: int, state: State) -> Iterator[Line]:
+def table_of(row: Row, *, seeds: int, state: State, methods: Sequence[str] | None = None) -> Iterator[Line]:
     data = row.load()
     settings = {"data": digest_of(data), "count": row.count, "aim": row.aim, "seeds": seeds}
 
@@ -317,7 +322,8 @@ def table_of(row: Row, *, seeds: int, state: State) -> Iterator[Line]:
         return [(row.title, count, name, *figures, f"≤ {row.aim:.3g}", seconds)]
 
     for name, method in row.methods.items():
-        yield from state.lines(f"{row.title} {row.count} {name}", settings, partial(made, name, method))
+        if methods is None or name in methods:
+            yield from state.lines(f"{row.title} {row.count} {name}", settings, partial(made, name, method))
 
 
 def digest_of(data: Data) -> str:
@@ -423,7 +429,7 @@ def all_lines(options: argparse.Namespace) -> Iterator[Line]:
                 yield from device_lines(entries, samples=samples, seeds=options.seeds, state=state)
             else:
                 for row in rows_of(name, entries, options):
-                    yield from table_of(row, seeds=options.seeds, state=state)
+                    yield from table_of(row, seeds=options.seeds, state=state, methods=options.methods)
 
 
 def rows_of(name: str, entries: Sequence[TableEntry], options: argparse.Namespace) -> Iterator[Row]:
@@ -445,6 +451,7 @@ def main() -> None:
     parser.add_argument("--profiles", type=Path, help="a folder of profiles of spaces")
     parser.add_argument("--public-data", type=Path, help="the folder of measurements of HAT and NeuSight")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="which lines; without it the usual ones")
+    parser.add_argument("--methods", nargs="+", help="only these, of lines without a device left out")
     parser.add_argument("--seeds", type=int, default=3, help="repeats with other folds")
     parser.add_argument("--state", type=Path, help="a folder in which finished lines are kept")
     parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
