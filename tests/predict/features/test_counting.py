@@ -158,15 +158,3 @@ def test_a_population_has_one_batch() -> None:
     conditions = dataclasses.replace(cpu_conditions(), batch=np.array([1, 8]))
     with pytest.raises(ValueError, match="must have one batch size"):
         population_features(space.workloads(space.sample(np.random.default_rng(0), 2)), conditions)
-
-
-@pytest.mark.slow
-def test_a_population_is_read_at_array_speed() -> None:
-    import time
-
-    space = SPACES.get("autoformer-tiny")
-    workloads = space.workloads(space.sample(np.random.default_rng(0), 20_000))
-    population_features(workloads, cpu_conditions())
-    start = time.process_time()
-    population_features(workloads, cpu_conditions())
-    assert 20_000 / (time.process_time() - start) > 100_000
