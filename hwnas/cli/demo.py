@@ -87,12 +87,16 @@ def _print(done: DemoResult) -> None:
     print_line()
     print_footer()
     print_line()
-    print_line("The same with your images and your device, if DIR contains one folder per class:")
+    print_line(
+        "The same with your images and your device, if DIR contains one folder per class. The first command says"
+    )
+    print_line("how long the training takes here, which on a CPU may be days:")
     for command in _COMMANDS:
         print_line(f"  {command}", wrap=False)
 
 
 _COMMANDS = (
+    "hwnas train --space autoformer-tiny --data DIR --dry-run",
     "hwnas train --space autoformer-tiny --data DIR --out runs/supernet",
     "hwnas profile --space autoformer-tiny --device auto --batch 1,64",
     "hwnas fit --device auto",
