@@ -1,15 +1,17 @@
 """Networks of a plan, exported for a device that is elsewhere."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hwnas.devices import DEVICES
-from hwnas.errors import InputError, MissingError
+from hwnas.errors import InputError, MissingError, UsageError
 from hwnas.export.tensorrt import load_engine, read_engine
 from hwnas.pipeline.export_network import EngineOptions
 from hwnas.pipeline.export_plan import export_plan
 from hwnas.pipeline.measure import measure_plan
+from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.profile.environment import choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, write_plan
@@ -17,16 +19,15 @@ from hwnas.progress import NullReporter
 from tests.export.tensorrt.conftest import ADA
 
 
-def planned(folder: Path, *, device: str, precision: str = "fp16", classes: int | None = None) -> Path:
+def planned(folder: Path, *, device: str, precision: str = "fp16", classes: int | None = None, **changes: Any) -> Path:
     options = CampaignOptions(
         space="vitas-micro",
         classes=classes,
         device=device,
         samples=1,
-        batches=(1, 4),
         precision=precision,
-        runtime="tensorrt-rtx",
         repeats=1,
+        **{"batches": (1, 4), "runtime": "tensorrt-rtx", **changes},
     )
     return write_plan(options, folder / "plan.jsonl").path
 
@@ -45,6 +46,21 @@ def test_engines_are_built_for_the_device_of_the_plan(tmp_path: Path) -> None:
         settings = read_engine(network.files[0]).card.settings
         assert (settings.compute_capabilities, settings.precision, settings.batch) == (("8.9",), "fp16", network.batch)
     assert load_engine(exported.networks[0].files[0], gpu=ADA).engine
+
+
+def test_a_plan_in_8_bits_takes_its_scales_from_images(tmp_path: Path) -> None:
+    plan = planned(tmp_path, device="cpu", precision="int8", classes=10, batches=(8,), runtime="onnxruntime")
+    with pytest.raises(UsageError, match="int8 needs labelled images"):
+        export_plan(plan, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    images = QuantisationOptions(data="digits", num_images=16, max_drop=1.0)
+    exported = export_plan(plan, out=tmp_path / "out", quantisation=images)
+    networks = {task.subject.network_id for task in load_plan(plan).tasks if task.subject.source == "space"}
+    assert {network.network_id for network in exported.networks} == networks
+    for network in exported.networks:
+        accuracy = network.parity.accuracy
+        assert accuracy is not None
+        assert "16 images" in str(accuracy.calibration)
 
 
 def test_other_gpus_can_be_named(tmp_path: Path) -> None:
