@@ -11,6 +11,7 @@ from hwnas.cli.progress import console_reporter
 from hwnas.metrics import QUALITIES, QualityMetric
 from hwnas.pipeline.evaluate import Evaluation
 from hwnas.pipeline.evaluate import evaluate as evaluate_networks
+from hwnas.runs import MANIFEST
 from hwnas.train.evaluation import Split
 
 _FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
@@ -107,6 +108,9 @@ def _next_command(evaluation: Evaluation) -> tuple[object, ...]:
     """After a supernet, measure its space; after a single network, export it."""
     if evaluation.space is None:
         return ()
+    run = evaluation.weights.parent
+    if evaluation.kind == "supernet" and evaluation.space.startswith("elastic-") and (run / MANIFEST).is_file():
+        return ("hwnas", "profile", "--supernet", run)  # at the classes of the run
     if evaluation.kind == "supernet":
         return ("hwnas", "profile", "--space", evaluation.space)
     return ("hwnas", "export", evaluation.space, "--weights", evaluation.weights, "--out", "exported")

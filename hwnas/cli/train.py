@@ -93,8 +93,8 @@ def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, thread
 
     --space trains the supernet of a space, --arch one of its networks, --model a model of timm, --elastic the networks
     inside a pretrained model, for which a folder of images without classes is enough. The run folder contains the
-    command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and the weights. An interrupted training
-    is resumed with --resume and ends with the same weights.
+    command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and the weights. An interrupted
+    training is resumed with --resume and ends with the same weights.
     """
     as_json, options = values.pop("as_json"), _options(**values)
     if dry_run and resume:
