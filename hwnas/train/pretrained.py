@@ -243,8 +243,9 @@ def fold_normalization(supernet: ElasticSupernet, own: Normalization, *, given: 
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of an error's message that is no heading, or its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if not line.endswith(":")), next(iter(lines), type(error).__name__))
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -275,7 +276,8 @@ def _filtered(state: dict[str, Tensor], model: nn.Module) -> Any:
 def _read_config(model: Any, *, name: str, num_classes: int | None) -> ElasticConfig:
     kind = type(model).__name__
     if kind not in _CLASSES:
-        raise unknown(f"elastic spaces are made of models of timm's classes, and {name} is of the", kind, _CLASSES)
+        message = f"elastic spaces are made of models of some of timm's classes, and {name} is of another"
+        raise InputError(message, got=kind, known=_CLASSES)
     _require_plain(model, name)
     block = model.blocks[0]
     attention, mlp = block.attn, block.mlp
