@@ -27,6 +27,7 @@ from hwnas.train.losses import (
     split_output,
     supervised_loss,
 )
+from hwnas.train.models import has_distillation_token
 from hwnas.train.recipe import Recipe
 from hwnas.train.sampling import Sampler, make_sampler
 
@@ -127,7 +128,8 @@ class MultiPath(SupernetStrategy):
         yield self._supervised_loss(self.model(microbatch.mixed.images, networks.archs), microbatch)
 
     def _count(self) -> int:
-        return self.recipe.strategy.networks_of(self.images)
+        at_once = self.images // self.recipe.grad_accum_steps  # each microbatch runs all networks of the step
+        return max(1, min(self.recipe.strategy.networks_of(self.images), at_once))
 
 
 class Bilateral(SupernetStrategy):
@@ -161,6 +163,9 @@ class Sandwich(SupernetStrategy):
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
         super().__init__(model, recipe, seed=seed, world_size=world_size)
+        if has_distillation_token(model):
+            message = "strategy sandwich needs networks without a distillation token, which only a teacher can train"
+            raise InputError(message, got=self.space.name, hint="strategy.name=several, or a space without distilled-")
         self._extremes = self._decode(self.space.encode([self.space.largest(), self.space.smallest()]))
 
     def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hwnas.errors import InputError, UnknownNameError
+from hwnas.space.resnas import distilled
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.resnas import ResNasSupernet
@@ -155,6 +156,8 @@ def test_there_is_a_network_for_every_64_images_of_a_step() -> None:
         strategy = make_strategy(supernet, recipe, seed=0, world_size=processes)
         counts[processes] = len(strategy.draw(numbers(), epoch=0).archs)
     assert counts == {1: 16, 8: 2, 32: 1}
+    small = make_strategy(supernet, replace(recipe, grad_accum_steps=128), seed=0)
+    assert len(small.draw(numbers(), epoch=0).archs) == 1024 // 128
 
 
 def test_vitas_may_share_prefixes() -> None:
@@ -227,6 +230,8 @@ def test_strategies_that_a_model_cannot_have() -> None:
         make_strategy(make_supernet(VITAS), strategy_recipe("bilateral"), seed=0)
     with pytest.raises(InputError, match="sorted in a supernet of ViT-ResNAS or of an elastic space only"):
         make_strategy(make_supernet(VITAS), strategy_recipe("single", sort_units=True), seed=0)
+    with pytest.raises(InputError, match="needs networks without a distillation token"):
+        make_strategy(make_supernet(distilled(RESNAS)), strategy_recipe("sandwich"), seed=0)
     with pytest.raises(UnknownNameError, match="sandwich"):
         make_strategy(make_supernet(VITAS), strategy_recipe("sandwhich"), seed=0)
 
