@@ -430,9 +430,12 @@ def distilled(space: AnySpace) -> ResNas:
     """Return the space of the same networks with a distillation token.
 
     Raises:
-        InputError: The space is not of ViT-ResNAS.
+        InputError: The space is not of ViT-ResNAS, or has the token already.
     """
     if not isinstance(space, ResNas):
         message = "networks with a distillation token are those of ViT-ResNAS"
         raise InputError(message, got=space.name, hint=f"{DISTILLED}{TINY.name}")
+    if space.config.distillation:
+        message = "networks have one distillation token"
+        raise InputError(message, got=f"{DISTILLED}{space.name}", hint=space.name)
     return ResNas(name=f"{DISTILLED}{space.name}", config=replace(space.config, distillation=True))

@@ -120,3 +120,6 @@ def test_only_vit_resnas_has_it() -> None:
     assert replace(SPACES.get("distilled-resnas-small").config, distillation=None) == SPACES.get("resnas-small").config
     with pytest.raises(InputError, match="are those of ViT-ResNAS"):
         SPACES.get("distilled-glit-tiny")
+    with pytest.raises(InputError, match="have one distillation token") as caught:
+        SPACES.get("distilled-distilled-resnas-micro")
+    assert caught.value.hint == "distilled-resnas-micro"
