@@ -286,14 +286,14 @@ def resolve_recipe(
     recipe = RECIPES.get(name)
     if recipe is ELASTIC and num_images is not None and num_images < SMALL_SET:
         recipe = _for_small_set(recipe, num_images=num_images, batch_size=batch_size or recipe.batch_size)
+    if not labelled:
+        recipe = _without_labels(recipe)
     if file is not None:
         recipe = with_file(recipe, file)
     if epochs is not None:
         recipe = with_epochs(recipe, epochs)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
-    if not labelled:
-        recipe = _without_labels(recipe)
     recipe = with_overrides(recipe, overrides or {})
     if not labelled:
         _require_no_labels(recipe)

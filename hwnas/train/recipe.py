@@ -4,7 +4,7 @@ A recipe is read from TOML and changed by dotted keys such as `optimizer.lr`.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -312,6 +312,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
         if not isinstance(table, dict) or isinstance(table.get(last), dict):
             raise InputError("a setting of a recipe must be changed by its full name", got=key)
         table[last] = _parse_toml_value(text)
+    _clear_other_rule(tables, given={key.removeprefix("strategy.") for key in overrides if key.startswith("strategy.")})
     return from_mapping(Recipe, tables)
 
 
@@ -323,7 +324,11 @@ def with_file(recipe: Recipe, path: Path) -> Recipe:
     """
     text = read_text(path)
     try:
-        return from_mapping(Recipe, _merged(to_mapping(recipe), tomllib.loads(text)))
+        changes = tomllib.loads(text)
+        tables = _merged(to_mapping(recipe), changes)
+        strategy = changes.get("strategy")
+        _clear_other_rule(tables, given=strategy if isinstance(strategy, Mapping) else ())
+        return from_mapping(Recipe, tables)
     except RecursionError as error:
         raise InputError(f"{printable(path)} is nested too deeply to be a recipe") from error
     except ValueError as error:
@@ -347,6 +352,16 @@ def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: 
         elif old != new:
             differences[f"{prefix}{key}"] = (old, new)
     return differences
+
+
+def _clear_other_rule(tables: Mapping[str, Any], *, given: Collection[str]) -> None:
+    """Clear the inherited rule for the number of networks of `several` where a change gives the other rule alone."""
+    strategy, rules = tables["strategy"], ("num_networks", "images_per_network")
+    if not isinstance(strategy, dict) or strategy.get("name") != "several":
+        return
+    for rule, other in (rules, rules[::-1]):
+        if rule in given and other not in given and strategy[rule] != 0:
+            strategy[other] = 0
 
 
 def _parse_toml_value(text: str) -> Any:

@@ -171,12 +171,19 @@ def test_wrong_changes_are_named(key: str, text: str, message: str) -> None:
         with_overrides(MICRO, {key: text})
 
 
-def test_the_number_of_networks_has_one_rule() -> None:
+def test_the_number_of_networks_has_one_rule(tmp_path: Path) -> None:
     assert with_overrides(RESNAS, {"strategy.images_per_network": "32"}).strategy.networks_of(1024) == 32
     one = with_overrides(RESNAS, {"strategy.images_per_network": "0", "strategy.num_networks": "3"})
     assert one.strategy.networks_of(1024) == 3
+    assert with_overrides(RESNAS, {"strategy.num_networks": "3"}).strategy == one.strategy
+    assert with_overrides(one, {"strategy.images_per_network": "64"}) == RESNAS
+    file = tmp_path / "mine.toml"
+    file.write_text("[strategy]\nnum_networks = 3\n")
+    assert with_file(RESNAS, file).strategy == one.strategy
     with pytest.raises(InputError, match="either num_networks or images_per_network above 0"):
-        with_overrides(RESNAS, {"strategy.num_networks": "3"})
+        with_overrides(RESNAS, {"strategy.num_networks": "3", "strategy.images_per_network": "64"})
+    with pytest.raises(InputError, match="either num_networks or images_per_network above 0"):
+        with_overrides(one, {"strategy.num_networks": "0"})
     with pytest.raises(InputError, match="strategy sandwich must have num_networks above 0"):
         with_overrides(RESNAS, {"strategy.name": "sandwich"})
 
@@ -273,3 +280,17 @@ def test_the_elastic_recipe_is_longer_and_gentler_for_few_images(
         overrides={"optimizer.lr": "0.5"},
     )
     assert (chosen.epochs, chosen.optimizer.lr) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [("classifier_epochs = 3\n", "classifier_epochs=3"), ("[teacher]\nweight = 0.5\n", "teacher.weight=0.5")],
+)
+def test_a_file_that_learns_labels_is_refused_for_images_without_classes(
+    tmp_path: Path, text: str, setting: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match="images without classes") as caught:
+        resolve_recipe(space=None, one_network=False, name="elastic", file=file, labelled=False)
+    assert caught.value.got == setting
