@@ -37,7 +37,7 @@ from hwnas.profile.plan import Plan, make_tasks, new_session, save_plan
 from hwnas.profile.results import results_by_network
 from hwnas.profile.subjects import space_subject, unique_subjects
 from hwnas.records import Setting, load_profile
-from hwnas.runs import MANIFEST, environment
+from hwnas.runs import MANIFEST, SUPERNET, environment
 from hwnas.search.pareto import HypervolumeBounds, hypervolume
 from hwnas.search.record import RECORD_FILE
 from hwnas.search.result import FoundNetwork, load_search
@@ -47,7 +47,6 @@ from hwnas.train.evaluation import make_evaluator
 from hwnas.train.evaluator import SupernetEvaluator
 from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import TrainerConfig
-from hwnas.train.weights import SUPERNET
 
 RUNTIME = "openvino"
 PRECISIONS = ("fp32", "bf16", "int8")

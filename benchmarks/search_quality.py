@@ -38,6 +38,7 @@ from hwnas.pipeline.search.accuracy import OpenSupernet, open_supernet
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics
 from hwnas.pipeline.search.surrogate import accuracy_surrogate
 from hwnas.pipeline.train import train_model
+from hwnas.runs import SUPERNET
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import Constraint, make_objectives, parse_constraint
 from hwnas.search.problem import Evaluators, Problem
@@ -51,7 +52,6 @@ from hwnas.train.evaluation import make_evaluator
 from hwnas.train.evaluator import Accuracy, SupernetEvaluator
 from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import TrainerConfig
-from hwnas.train.weights import SUPERNET
 
 ACCURACIES_FILE, SEARCHES = "accuracies.jsonl", "searches.jsonl"
 TASKS = ("front", "window")
@@ -61,7 +61,7 @@ _HALVES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """Which search."""
+    """Task, strategy, budget and seed of a search."""
 
     task: str
     """`front` or `window`."""
@@ -77,11 +77,11 @@ class Reached(Key):
     value: float
     """Hypervolume of the front, or the best accuracy in the window."""
     cpu_s: float
-    """Of the search itself, without evaluating."""
+    """CPU time of the search itself, without evaluating."""
 
     @property
     def key(self) -> Key:
-        """Which search it is."""
+        """Task, strategy, budget and seed of the search."""
         return Key(task=self.task, strategy=self.strategy, budget=self.budget, seed=self.seed)
 
 

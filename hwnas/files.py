@@ -7,6 +7,7 @@ file name.
 
 import csv
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -206,6 +207,17 @@ def read_text(path: Path, *, follow_links: bool = True) -> str:
     data = read_bytes(path, follow_links=follow_links)
     with file_errors(path):
         return data.decode("utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of an ordinary file in hexadecimal digits.
+
+    Raises:
+        InputError: It is missing, no ordinary file, or cannot be read.
+    """
+    require_regular(path)
+    with file_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_link(path: Path) -> None:

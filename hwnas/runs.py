@@ -29,6 +29,9 @@ LOCK = ".lock"
 MANIFEST = "manifest.json"
 """The file that makes a folder a run."""
 
+SUPERNET, NETWORK, MODEL = "supernet.safetensors", "network.safetensors", "model.safetensors"
+"""Files of weights in a run: of a supernet, of a network of a space, and of a model of timm."""
+
 PACKAGES = (
     "click",
     "jinja2",

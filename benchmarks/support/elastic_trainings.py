@@ -20,6 +20,8 @@ from benchmarks.support.elastic_models import MODEL, MODEL_OF_LARGER_PATCH, SCRA
 from hwnas.config import load_json
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
+from hwnas.runs import MODEL as MODEL_FILE
+from hwnas.runs import SUPERNET
 from hwnas.space.arch import Arch
 from hwnas.space.elastic import ElasticArch, uniform_cut
 from hwnas.space.space import AnySpace
@@ -40,8 +42,6 @@ from hwnas.train.pretrained import load_pretrained, supernet_of
 from hwnas.train.recipe import Recipe
 from hwnas.train.session import ORDER, make_model, make_train_loader
 from hwnas.train.trainer import Trainer, TrainerConfig
-from hwnas.train.weights import MODEL as MODEL_FILE
-from hwnas.train.weights import SUPERNET
 
 STATE = "state.json"
 CUTS = (0.15, 0.35, 0.55)

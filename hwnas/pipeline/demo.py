@@ -23,7 +23,7 @@ from hwnas.config import require_valid, shown, to_mapping
 from hwnas.errors import InputError, Interrupted, signal_number, unknown
 from hwnas.metrics import Deployment
 from hwnas.progress import Reporter, StageStarted
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import MANIFEST, SUPERNET, Run
 from hwnas.space import SPACES
 
 if TYPE_CHECKING:
@@ -205,7 +205,6 @@ class _Steps:
         """Train the supernet."""
         from hwnas.pipeline.train import train_model
         from hwnas.train.options import TrainOptions
-        from hwnas.train.weights import SUPERNET
 
         options, run = self.options, self.out / "supernet"
         with self._step("train", f"training the supernet of {options.space} on {DATA}"):

@@ -19,7 +19,7 @@ from hwnas.metrics import QualityMetric
 from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
 from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
-from hwnas.runs import Run
+from hwnas.runs import MODEL, NETWORK, SUPERNET, Run
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.elastic import ElasticSupernet
@@ -42,7 +42,7 @@ from hwnas.train.models import num_classes_of
 from hwnas.train.options import TrainConfig, read_train_config, supernet_file
 from hwnas.train.run_data import open_quality_data, open_run_data
 from hwnas.train.session import ORIGINAL
-from hwnas.train.weights import MODEL, NETWORK, SUPERNET, load_model, weights_digest
+from hwnas.train.weights import load_model, weights_digest
 
 TEST_USES = "test-uses.jsonl"
 """File of a run that records each evaluation on its test images."""

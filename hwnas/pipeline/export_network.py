@@ -16,7 +16,7 @@ from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
 from hwnas.pipeline.named_network import arch_text
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
-from hwnas.runs import MANIFEST
+from hwnas.runs import MANIFEST, NETWORK
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.supernet.loading import WeightedNetwork, weighted_network
@@ -260,7 +260,6 @@ def _from_run(
 def _earlier_repair(run: Path | None, source: WeightedNetwork) -> "Repair | None":
     """Return the repair of a winner whose weights in the run of its search are the network's; None: there is none."""
     from hwnas.search.record import RECORD_FILE, read_record
-    from hwnas.train.weights import NETWORK
 
     if run is None or not (run / RECORD_FILE).is_file():
         return None

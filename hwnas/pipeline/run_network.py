@@ -7,7 +7,7 @@ from pathlib import Path
 from hwnas.errors import InputError
 from hwnas.metrics import Deployment
 from hwnas.profile.runners.runner import graph_precision
-from hwnas.runs import Run
+from hwnas.runs import NETWORK, SUPERNET, Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import SupernetSpec
 from hwnas.search.study import Study
@@ -17,7 +17,7 @@ from hwnas.space.deployed import DeployedSpace, networks_of
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.options import read_train_config, supernet_file
-from hwnas.train.weights import NETWORK, SUPERNET, weights_digest
+from hwnas.train.weights import weights_digest
 
 _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
 

@@ -1,6 +1,5 @@
 """Read the folder of a search run into the data of a report."""
 
-import hashlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from hwnas.config import from_mapping
 from hwnas.errors import HwnasError, InputError
-from hwnas.files import file_errors
+from hwnas.files import file_sha256
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.predict.card import card_from_json
 from hwnas.report.data import COSTS, Candidates, HistoryPoint, Member, MetricInfo, Role, RunData
@@ -70,7 +69,7 @@ def gather(path: Path) -> RunData:
             metric: card_from_json(card, source=f"{path / RECORD_FILE}: predictor_cards.{metric}")
             for metric, card in cards.items()
         },
-        hashes={name: _sha256(path / name) for name in _HASHED if (path / name).is_file()},
+        hashes={name: file_sha256(path / name) for name in _HASHED if (path / name).is_file()},
         trainings=training_curves(path, spec, record),
     )
 
@@ -239,11 +238,6 @@ def _check(candidates: Candidates, metric: MetricInfo, row: int, checked: Verifi
 
 def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _sha256(path: Path) -> str:
-    with file_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def outside_range(run: Path, spec: SearchSpec, space: AnySpace, front: Genomes) -> Mapping[str, Sequence[int]]:

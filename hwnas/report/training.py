@@ -1,6 +1,5 @@
 """Training curves for a report: the loss of the supernet of a search, and that of its retrained networks."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.errors import HwnasError
-from hwnas.files import file_errors, path_within
+from hwnas.files import file_errors, file_sha256, path_within
+from hwnas.runs import SUPERNET
 from hwnas.search.record import SearchRecord
 from hwnas.search.spec import SearchSpec, SupernetSpec
 from hwnas.train.metrics_file import METRICS, read_metrics
@@ -50,16 +50,23 @@ def _supernet_curve(supernet: SupernetSpec, *, run: Path) -> TrainingCurve | Non
     It is looked up at the path that the search recorded, relative to the working folder and to the run.
     """
     for path in (supernet.path, run / supernet.path):
-        folder = path if path.is_dir() else path.parent
-        file = path / "supernet.safetensors" if path.is_dir() else path
-        if (folder / METRICS).is_file() and file.is_file() and _sha256(file).startswith(supernet.digest):
+        folder = _folder_of(path, supernet.digest)
+        if folder is not None:
             return _curve("supernet", folder)
     return None
 
 
-def _sha256(path: Path) -> str:
-    with file_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _folder_of(path: Path, digest: str) -> Path | None:
+    """Return the run of a supernet with this digest and the metrics of its steps; None: it is not at the path."""
+    try:
+        with file_errors(path):
+            is_run = path.is_dir()
+            file, folder = (path / SUPERNET, path) if is_run else (path, path.parent)
+            is_known = (folder / METRICS).is_file() and file.is_file() and file_sha256(file).startswith(digest)
+    except HwnasError:
+        # The page says that there is no curve; nothing else depends on it.
+        return None
+    return folder if is_known else None
 
 
 def _curve(name: str, folder: Path) -> TrainingCurve | None:

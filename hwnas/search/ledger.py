@@ -336,7 +336,8 @@ class _StoredValues:
             raise InputError(
                 "a resumed search must request the networks that its study holds",
                 got=f"other networks in generation {generation}",
-                hint="resume it on the machine where it was started: another CPU may predict other values",
+                hint="resume it on the machine where it was started, as another CPU may predict other values, "
+                "or with the version of hwnas that began it",
             )
         return select_rows(self._table.metrics, rows)
 

@@ -131,7 +131,7 @@ class VerifiedProfile:
     drift: float | None
     problems: tuple[str, ...]
     num_measurements: Count = 0
-    """Of all networks, the repeated ones twice; 0 in records of earlier versions."""
+    """Measurements of all networks, two of each repeated one; 0 in records of earlier versions."""
 
     def __post_init__(self) -> None:
         require_inside(Path(self.path), what="path")

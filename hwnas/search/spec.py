@@ -61,7 +61,7 @@ class PostSearch:
     export_top: Annotated[int, Between(0, 10_000)] = 1
     """Number of winners that are exported."""
     pick: str = "balanced"
-    """Which network of the front is the first winner: `balanced`, `accuracy`, `fast`, or limits that it must meet."""
+    """The rule that chooses the first winner: `balanced`, `accuracy`, `fast`, or limits that it must meet."""
     max_drop: Annotated[float, Between(0, 1)] | None = None
     """Largest accuracy that the graph of a winner in int8 may lose against float32; None: any."""
     repair: bool = False

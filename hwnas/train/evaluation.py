@@ -42,7 +42,7 @@ _BATCH_SIZE = 256
 _CALIBRATION_BATCHES, _CALIBRATION_BATCH_SIZE = 20, 128
 """Training images that the statistics of batch norms are estimated from."""
 _QUANTISATION_BATCH_SIZE = 64
-_ID = re.compile(r"[0-9a-f]{4,}", re.IGNORECASE)
+_ID = re.compile(r"[0-9a-f]{4,64}", re.IGNORECASE)
 """An id of a network, or its first digits; as few as four, as git takes of commits."""
 
 

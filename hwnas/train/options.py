@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from hwnas.config import Between, Seed, from_mapping, require_valid, shown
 from hwnas.errors import InputError, UsageError
 from hwnas.files import absolute_path
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import MANIFEST, NETWORK, SUPERNET, Run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, find_arch
@@ -21,7 +21,7 @@ from hwnas.train.machine import MachineSettings
 from hwnas.train.presets import resolve_recipe
 from hwnas.train.pretrained import num_classes_of_weights
 from hwnas.train.recipe import Recipe
-from hwnas.train.weights import NETWORK, SUPERNET, read_timm_origin, weights_digest, weights_file
+from hwnas.train.weights import read_timm_origin, weights_digest, weights_file
 
 SCHEMA = "hwnas.train/2"
 """Schema of a training's config in its run's manifest."""

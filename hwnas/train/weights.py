@@ -5,7 +5,6 @@ RUN/network.safetensors     a network of a space
 RUN/model.safetensors       a model of timm
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import nn
 
 from hwnas.config import Between, from_mapping
 from hwnas.errors import InputError
-from hwnas.files import file_errors, require_regular, write_atomic
+from hwnas.files import file_sha256, write_atomic
+from hwnas.runs import MODEL, NETWORK, SUPERNET
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.network import Network
@@ -27,7 +27,6 @@ from hwnas.supernet.supernet import Supernet
 SCHEMA = "hwnas.timm/1"
 """Schema of a file with a model of timm."""
 
-SUPERNET, NETWORK, MODEL = "supernet.safetensors", "network.safetensors", "model.safetensors"
 _HEADER_KEY = "hwnas"
 
 
@@ -106,9 +105,7 @@ def read_timm_origin(path: Path) -> TimmOrigin:
 
 def weights_digest(path: Path) -> str:
     """Return a digest of the content of a file of weights."""
-    require_regular(path)
-    with file_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
+    return file_sha256(path)[:24]
 
 
 def weights_file(path: Path) -> Path:

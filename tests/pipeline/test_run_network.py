@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwnas.errors import InputError, UsageError
+from hwnas.errors import InputError, UnknownNameError, UsageError
 from hwnas.pipeline.describe import describe
 from hwnas.pipeline.export_network import export_network
 from hwnas.pipeline.run_network import _weights, network_of_run
@@ -39,6 +39,11 @@ def test_networks_of_a_run_are_described_by_the_first_digits_of_their_ids(traini
     assert (found.arch_id, found.num_classes) == (SPACE.arch_id(SPACE.largest()), SPACE.config.num_classes)
     with pytest.raises(InputError, match="no network with this id was evaluated in"):
         describe(str(training), "abc123")
+
+
+def test_a_text_of_many_digits_is_no_id() -> None:
+    with pytest.raises(UnknownNameError):
+        resolve_arch(SPACE, 400 * "a", None, command="{arch}")
 
 
 def test_digits_of_several_ids_are_an_error_that_lists_them(training: Path) -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,21 @@ def test_networks_that_were_retrained_have_curves_of_their_own(tmp_path: Path) -
     (run / winner.folder).mkdir(parents=True)
     training.rename(run / winner.folder / "training")
     assert [(curve.name, curve.losses) for curve in gather(run).trainings] == [(f"{winner.arch_id} retrained", (3.0,))]
+
+
+def test_weights_that_cannot_be_read_leave_out_their_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "search", SMALL)
+    add_training(run, losses=[3.0])
+    opened = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == "supernet.safetensors":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    assert len(gather(run).trainings) == 1
+    monkeypatch.setattr(Path, "open", refuse)
+    assert gather(run).trainings == ()
 
 
 @pytest.mark.parametrize(

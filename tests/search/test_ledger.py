@@ -99,6 +99,7 @@ def test_a_study_of_another_search_is_not_gone_on_with(tmp_path: Path, rows: Gen
         with pytest.raises(InputError, match="must request the networks that its study holds") as caught:
             ledger.evaluate(rows)
     assert caught.value.got == "other networks in generation 1"
+    assert str(caught.value.hint).endswith("or with the version of hwnas that began it")
 
 
 def test_a_network_is_never_evaluated_twice() -> None:

@@ -18,7 +18,7 @@ from hwnas.predict.selector import (
 )
 from hwnas.profile.lookup import profile_entries
 from hwnas.progress import Reporter
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import MANIFEST, SUPERNET, Run
 from hwnas.search.objective import Criteria
 from hwnas.space import SPACES
 
@@ -102,8 +102,6 @@ def has_no_accuracy(choice: SpaceChoice, options: SearchOptions, criteria: Crite
 
 def newest_supernet(space: str, *, runs: Path) -> Path | None:
     """Return the run under a folder that trained the supernet of a space last, and to the end."""
-    from hwnas.train.weights import SUPERNET
-
     found = []
     for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
         if (folder / SUPERNET).is_file() and (folder / MANIFEST).is_file():

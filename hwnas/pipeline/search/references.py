@@ -17,7 +17,7 @@ from hwnas.metrics import QUANTISED, Deployment
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.profile.subjects import REFERENCE_NETWORKS, parse_timm_model, space_network, space_subject
 from hwnas.records import Subject
-from hwnas.runs import MANIFEST, Run
+from hwnas.runs import MANIFEST, MODEL, Run
 from hwnas.search.record import ReferenceKind, ReferenceNetwork
 from hwnas.space import SPACES
 from hwnas.space.deployed import networks_of
@@ -269,8 +269,6 @@ def known_accuracies(runs: Path, *, data: Mapping[str, object], num_images: int)
 
 def _trained_reference_network(folder: Path, data: Mapping[str, object]) -> str | None:
     """Return the id of the reference network that a run trained on these images; None if it did not."""
-    from hwnas.train.weights import MODEL
-
     try:
         if not (folder / MANIFEST).is_file() or not (folder / MODEL).is_file():
             return None

@@ -70,7 +70,7 @@ class SearchDryRun:
 
 @dataclass(frozen=True, kw_only=True)
 class _Execution:
-    """How a search is run, which its results do not depend on."""
+    """The execution of a search, which its results do not depend on."""
 
     workers: int
     evaluate_on: EvaluateOn | None

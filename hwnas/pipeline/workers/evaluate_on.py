@@ -1,4 +1,4 @@
-"""Where a command evaluates networks: `--evaluate-on local:N|ray[:ADDRESS]`, or in its own process."""
+"""Workers that a command evaluates networks on: `--evaluate-on local:N|ray[:ADDRESS]`, or its own process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +42,10 @@ class EvaluateOn:
             UsageError: The text is none of them.
         """
         kind, _, rest = text.partition(":")
-        if kind == "local" and rest.isascii() and rest.isdecimal() and 1 <= int(rest[:5]) <= MAX_WORKERS:
-            return cls(kind="local", count=int(rest[:5]))
+        digits = rest.lstrip("0") if rest.isascii() and rest.isdecimal() else ""
+        # The length is checked first: Python refuses to convert thousands of digits.
+        if kind == "local" and 1 <= len(digits) <= len(str(MAX_WORKERS)) and int(digits) <= MAX_WORKERS:
+            return cls(kind="local", count=int(digits))
         if kind == "ray" and (rest or text == "ray"):
             return cls(kind="ray", address=rest or None)
         message = f"networks are evaluated on local:N, with N from 1 to {MAX_WORKERS}, on ray or on ray:ADDRESS"

@@ -11,7 +11,7 @@ from hwnas.train.executor import Measure
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
-    """What a worker opens once: a supernet, images, and the settings that decide the last bits of results."""
+    """A supernet, images, and the settings that decide the last bits of results, which a worker opens once."""
 
     supernet: str
     """Absolute path of a run of `hwnas train`, or of a file of weights."""
@@ -22,7 +22,7 @@ class EvaluationTask:
     data_fingerprint: str
     split: Literal["heldout", "test"] = "heldout"
     quality: QualityMetric = "accuracy"
-    """What networks are evaluated for: not all of it needs images with classes."""
+    """The quality that is measured; not every one needs images with classes."""
     device: Literal["cpu", "cuda"]
     threads: Annotated[int, Between(1, 1024)]
     """Threads of torch on the CPU."""
@@ -45,7 +45,7 @@ class NetworkBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRows:
-    """What was found of the networks of a batch."""
+    """Results of the networks of a batch."""
 
     rows: tuple[Mapping[str, Any], ...]
     """One for each network, in their order."""
@@ -53,7 +53,7 @@ class BatchRows:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeFacts:
-    """What the results of a worker depend on, beyond its task."""
+    """Facts that the results of a worker depend on, beyond its task."""
 
     hwnas: str
     torch: str

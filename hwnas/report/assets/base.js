@@ -93,7 +93,7 @@ function shortNames() {
 
 shortNames().forEach((name, at) => { RUNS[at].short = name; });
 
-/** Digits of ids that tell the networks of all fronts apart, as `hwnas export --arch` requires; at least eight. */
+/** Digits of ids, 8 to 16, that tell the networks of all fronts apart; others of a run may begin with the same ones. */
 const shortLength = (() => {
   const ids = [...new Set(RUNS.flatMap((run) => run.members.map((member) => member.id.split("-")[0])))];
   let length = 8;

@@ -1,4 +1,4 @@
-"""What an executor does with the answers of workers, and with workers that it loses."""
+"""An executor with the answers of workers, and with workers that it loses."""
 
 from collections.abc import Mapping
 from typing import Any

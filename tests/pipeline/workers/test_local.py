@@ -129,6 +129,8 @@ def test_no_worker_outlives_its_command(number: signal.Signals) -> None:
     ("text", "expected"),
     [
         ("local:4", EvaluateOn(kind="local", count=4)),
+        ("local:000010", EvaluateOn(kind="local", count=10)),
+        (f"local:{10_000 * '0'}1024", EvaluateOn(kind="local", count=1024)),
         ("ray", EvaluateOn(kind="ray")),
         ("ray:10.0.0.1:6379", EvaluateOn(kind="ray", address="10.0.0.1:6379")),
         ("ray:ray://head:10001", EvaluateOn(kind="ray", address="ray://head:10001")),
@@ -138,7 +140,10 @@ def test_where_networks_are_evaluated_is_a_text(text: str, expected: EvaluateOn)
     assert EvaluateOn.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "local", "local:", "local:0", "local:1025", "local:x", "local:٣", "ray:", "gpu"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "local", "local:", "local:0", "local:1025", "local:10000", f"local:{9_999 * '1'}", "local:٣", "ray:", "gpu"],
+)
 def test_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="networks are evaluated on local:N"):
         EvaluateOn.parse(text)
