@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from hwnas.config import to_mapping
 from hwnas.devices import Machine
-from hwnas.errors import InputError
 from hwnas.files import path_within
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.search.defaults import (
@@ -112,10 +111,10 @@ def prepare_search(
             from hwnas.pipeline.repair import require_repairable
 
             require_repairable(space, choice.supernet)
-        if options.post_search.retrain and len(supernet.data.classes) != space.config.num_classes:
-            message = "networks are retrained on images of the classes that they answer"
-            got = f"{len(supernet.data.classes)} classes in {supernet.data.name}, not {space.config.num_classes}"
-            raise InputError(message, got=got, hint="leave out --retrain; --repair needs no classes")
+        if options.post_search.retrain:
+            from hwnas.pipeline.search.retraining import require_retrainable
+
+            require_retrainable(supernet, options.post_search)
     else:
         supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
 

@@ -2,20 +2,43 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwnas.config import dump_toml
+from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.runs import MANIFEST, Run
-from hwnas.search.spec import SearchSpec
+from hwnas.search.spec import PostSearch, SearchSpec
 from hwnas.space.arch import Arch, canonical_json
+from hwnas.space.elastic import Elastic
+from hwnas.space.resnas import ResNas
 from hwnas.space.space import AnySpace
-from hwnas.train.options import TrainConfig, TrainOptions, read_train_config
+from hwnas.train.data.sources import DataConfig
+from hwnas.train.options import TrainOptions, read_train_config
 from hwnas.train.presets import RECIPES, RETRAIN, default_recipe, single_network_recipe
 from hwnas.train.recipe import Recipe
 
+if TYPE_CHECKING:
+    from hwnas.pipeline.search.accuracy import OpenSupernet
+
 RECIPE = "recipe.toml"
 """File with the recipe of a retraining, in the folder of a winner."""
+
+
+def require_retrainable(supernet: "OpenSupernet", post_search: PostSearch) -> None:
+    """Raise an InputError if networks of a supernet cannot be retrained in the requested way."""
+    space, classes = supernet.space, len(supernet.data.classes)
+    if classes != space.config.num_classes:
+        message = "networks are retrained on images of the classes that they answer"
+        got = f"{classes} classes in {supernet.data.name}, not {space.config.num_classes}"
+        raise InputError(message, got=got, hint="leave out --retrain; --repair needs no classes")
+    if isinstance(space, Elastic) and post_search.retrain_from == "scratch":
+        message = "networks inside a pretrained model are retrained from the weights that they inherit"
+        raise InputError(message, got="--retrain-from scratch", hint="--retrain-from inherited")
+    if isinstance(space, ResNas) and space.config.distillation and not (supernet.path / MANIFEST).is_file():
+        message = "networks with a distillation token are retrained with the teacher of the run of their supernet"
+        got = f"{supernet.path}, a file of weights, which names no teacher"
+        raise InputError(message, got=got, hint="--supernet RUN, or leave out --retrain")
 
 
 def retraining_options(
@@ -50,10 +73,11 @@ def retraining_options(
     config = read_train_config(Run.open(supernet.path))
     recipe = retraining_recipe(config.recipe, space, scratch=scratch)
     write_atomic(folder / RECIPE, dump_toml(recipe))
-    values = _data_options(config) if scratch and supernet.data is None else {}
-    if hold_out and values:
-        values["heldout"] = config.data.heldout
-    return replace(options, config_file=folder / RECIPE, teacher=config.teacher, **values)
+    name = supernet.data or config.data.name
+    if scratch or name != config.data.name:  # otherwise images and split are those of the run of the weights
+        values = _data_options(replace(config.data, name=name))
+        options = replace(options, **values, heldout=config.data.heldout if hold_out else 0)
+    return replace(options, config_file=folder / RECIPE, teacher=config.teacher)
 
 
 def retraining_recipe(recipe: Recipe, space: AnySpace, *, scratch: bool) -> Recipe:
@@ -76,9 +100,8 @@ def retraining_recipe(recipe: Recipe, space: AnySpace, *, scratch: bool) -> Reci
     return single_network_recipe(recipe, patches=recipe.regularization.patch_loss)
 
 
-def _data_options(config: TrainConfig) -> dict[str, Any]:
+def _data_options(data: DataConfig) -> dict[str, Any]:
     """Return the options that name the images of a training."""
-    data = config.data
     return {
         "data": data.name,
         "root": data.root,

@@ -3,17 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from hwnas.pipeline.search.retraining import retraining_options, retraining_recipe
+from hwnas.errors import InputError
+from hwnas.pipeline.search.retraining import require_retrainable, retraining_options, retraining_recipe
 from hwnas.runs import Run
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
-from hwnas.train.options import PretrainedModel, TrainOptions, resolve_config
+from hwnas.space.space import AnySpace
+from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.recipe import TeacherConfig
+from tests.train.toys import ELASTIC
 
 SPACE = SPACES.get("autoformer-micro")
 TEACHER = PretrainedModel(name="timm:deit_tiny_patch16_224", pretrained=True)
@@ -22,14 +25,18 @@ CHANGES = {"optimizer.lr": "1e-3", "mix.mixup": "0.3", "teacher.labels": "hard"}
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    options = TrainOptions(space=SPACE.name, data="digits", data_seed=3, max_images=200, overrides=CHANGES, epochs=7)
+    options = TrainOptions(
+        space=SPACE.name, data="digits", data_seed=3, heldout=50, max_images=200, overrides=CHANGES, epochs=7
+    )
     config = replace(resolve_config(options, num_classes=10), teacher=TEACHER)
     return Run.create(tmp_path / "supernet", command=(), config=config).path
 
 
-def retraining(run: Path, folder: Path, *, hold_out: bool = False, **post_search: Any) -> TrainOptions:
+def retraining(
+    run: Path, folder: Path, *, data: str | None = None, hold_out: bool = False, **post_search: Any
+) -> TrainOptions:
     spec: Any = SimpleNamespace(
-        supernet=SimpleNamespace(path=run, data=None), post_search=PostSearch(retrain=1, **post_search), seed=5
+        supernet=SimpleNamespace(path=run, data=data), post_search=PostSearch(retrain=1, **post_search), seed=5
     )
     return retraining_options(spec, SPACE.smallest(), space=SPACE, folder=folder, hold_out=hold_out)
 
@@ -49,7 +56,33 @@ def test_a_network_from_scratch_has_the_images_of_the_supernet_and_those_held_ou
     assert (config.data.name, config.data.seed, config.data.max_images, config.data.heldout) == ("digits", 3, 200, 0)
     assert (config.recipe.epochs, config.recipe.mix.mixup) == (2, 0.3)
     kept = resolve_config(retraining(run, tmp_path, hold_out=True, retrain_from="scratch"), num_classes=10)
-    assert kept.data.heldout is None
+    assert kept.data.heldout == 50
+
+
+@pytest.mark.parametrize("retrain_from", ["inherited", "scratch"])
+def test_other_images_are_split_as_the_search_did(run: Path, tmp_path: Path, retrain_from: str) -> None:
+    searched = replace(read_train_config(Run.open(run)).data, name="digits-clutter")
+    for hold_out, heldout in ((True, 50), (False, 0)):
+        options = retraining(run, tmp_path, data="digits-clutter", hold_out=hold_out, retrain_from=retrain_from)
+        assert resolve_data_config(options) == replace(searched, heldout=heldout)
+
+
+@pytest.mark.parametrize(
+    ("space", "retrain_from", "message"),
+    [
+        (ELASTIC, "scratch", "retrained from the weights that they inherit"),
+        (SPACES.get("distilled-resnas-micro"), "scratch", "with the teacher of the run of their supernet"),
+        (SPACES.get("distilled-resnas-micro"), "inherited", "with the teacher of the run of their supernet"),
+    ],
+)
+def test_what_cannot_be_retrained_is_refused_before_the_search(
+    tmp_path: Path, space: AnySpace, retrain_from: Literal["inherited", "scratch"], message: str
+) -> None:
+    data = SimpleNamespace(name="digits", classes=("class",) * space.config.num_classes)
+    supernet: Any = SimpleNamespace(path=tmp_path / "supernet.safetensors", space=space, data=data)
+    with pytest.raises(InputError, match=message) as caught:
+        require_retrainable(supernet, PostSearch(retrain=1, retrain_from=retrain_from))
+    assert caught.value.hint is not None
 
 
 @pytest.mark.parametrize("space", ["resnas-tiny", "resnas-small", "vitas-deit-small"])
