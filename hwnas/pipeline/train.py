@@ -337,7 +337,9 @@ def _device_notes(requested: Recipe, recipe: Recipe) -> Iterator[str]:
 def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:
     """Return what a user should know before the first step."""
     warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
-    return (*data.notes, *initial.notes, *([] if warning is None else [warning]))
+    unlabelled = "the images have no classes: networks learn the outputs of the model alone"
+    first = (*data.notes, *([] if config.labelled else [unlabelled]))
+    return (*first, *initial.notes, *([] if warning is None else [warning]))
 
 
 def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> Iterator[str]:

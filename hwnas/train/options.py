@@ -388,7 +388,8 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
         given = _given_network(options.supernet)
         stored = load_supernet(supernet_file(options.supernet)).space if given is None else given.space
         if name is not None and SPACES.resolve(name) != stored.name:
-            raise InputError(f"{options.supernet} must hold a supernet of {name}", got=stored.name)
+            kind = "supernet" if given is None else "network"
+            raise InputError(f"{options.supernet} must hold a {kind} of {name}", got=stored.name)
         name = stored.name
         size, classes = stored.config.image_size, stored.config.num_classes
     elif name is None:

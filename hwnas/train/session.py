@@ -373,9 +373,10 @@ def _model_from_network(config: TrainConfig, file: Path) -> InitialModel:
     """Create a network with the weights of the same network, perhaps at another image size or number of classes."""
     network = build_network(config.get_space(), config.get_arch(), config.recipe, seed=config.seed)
     own, stored = network.state_dict(), load_network(file).network.state_dict()
-    # A classifier of patches belongs to a recipe, and another recipe may not train it.
+    # A classifier of patches belongs to a recipe: another one may not train it, or train one that the file lacks.
     weights = {name: tensor for name, tensor in stored.items() if name in own or "patch_classifier" not in name}
-    fresh = carry_over(weights, network)
+    missing = {name: own[name] for name in own if name not in stored and "patch_classifier" in name}
+    fresh = (*carry_over({**weights, **missing}, network), *missing)
     notes = (f"initialized for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
     return InitialModel(network, notes)
 

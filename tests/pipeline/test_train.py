@@ -21,7 +21,8 @@ from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import _supernet_warnings, estimate_training, train_model
 from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
-from hwnas.supernet.store import load_network, load_supernet
+from hwnas.supernet.families import make_supernet
+from hwnas.supernet.store import load_network, load_supernet, save_network
 from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
 from hwnas.train.machine import device_precision
 from hwnas.train.metrics_file import read_metrics
@@ -303,8 +304,23 @@ def test_one_network_is_fine_tuned_at_another_size(run: Path, tmp_path: Path) ->
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert {name.rpartition(".")[2] for name in changed} == {"position"}
     assert network(torch.zeros(2, *config.image_shape)).shape == (2, 10)
+    with pytest.raises(InputError, match="must hold a network of glit-micro"):
+        resolve_config(replace(options, space="glit-micro"), num_classes=10)
     with pytest.raises(UsageError, match="these are the weights of one network"):
         resolve_config(replace(options, arch="max"), num_classes=10)
+
+
+def test_a_classifier_of_patches_that_the_weights_lack_is_fresh(tmp_path: Path) -> None:
+    space = SPACES.get("resnas-micro")
+    network = make_supernet(space).subnet(space.smallest())
+    save_network(network, tmp_path / "network.safetensors", space=space, arch=space.smallest())
+    options = TrainOptions(supernet=tmp_path / "network.safetensors", data="digits", recipe="resnas-highres")
+    initial = make_model(resolve_config(options, num_classes=10))
+    before, after = network.state_dict(), initial.model.state_dict()
+    fresh = sorted(after.keys() - before.keys())
+    assert fresh == ["head.patch_classifier.bias", "head.patch_classifier.weight"]
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(name in initial.notes[0] for name in fresh)
 
 
 def test_a_config_is_the_same_after_it_was_written(run: Path) -> None:

@@ -230,6 +230,7 @@ def test_without_any_classes_networks_are_compared_by_clusters_of_features(photo
     given = PretrainedModel(name="timm:test_vit", checkpoint=tmp_path / "weights.pth")
     wanted = TrainOptions(elastic=given, data=str(photos), image_size=32, epochs=0, heldout=20)
     trained = train_model(wanted, out=tmp_path / "run", trainer_config=QUIET)
+    assert "the images have no classes: networks learn the outputs of the model alone" in trained.notes
     assert any("networks are compared by 22 clusters" in note for note in trained.notes)
     assert trained.divergences["largest"] == pytest.approx(0, abs=1e-5)
     assert trained.divergences["smallest"] > 1e-4
