@@ -1,4 +1,4 @@
-"""Where networks are evaluated: in this process, or by an executor that has others do it.
+"""Interface of executors, which let other processes or machines evaluate networks in place of this process.
 
 What an executor returns is plain values, as the file of accuracies holds them: they may come from another process or
 another machine.

@@ -79,7 +79,7 @@ class QualityEvaluator:
 
     @property
     def measure(self) -> Measure:
-        """What networks are evaluated for."""
+        """The quality that networks are evaluated for."""
         return Measure(name="knn_accuracy" if self._model is None else "divergence")
 
     def _rows(self, archs: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:

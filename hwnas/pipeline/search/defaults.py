@@ -80,7 +80,7 @@ def choose_space(options: SearchOptions, *, needs_supernet: bool) -> SpaceChoice
 
 
 def has_no_accuracy(choice: SpaceChoice, options: SearchOptions, criteria: Criteria) -> bool:
-    """Return True if accuracy, which was not asked for by name, cannot be evaluated on the images of the supernet.
+    """Return True if accuracy, which the options do not name, cannot be evaluated on the images of the supernet.
 
     Args:
         choice: The supernet.
