@@ -15,6 +15,8 @@ Array = NDArray[np.float32]
 _LARGE = 1024
 """Elements from which a weight is passed to the runtime outside of the graph."""
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+EXACT_INT8 = "session.x64quantprecision"
+"""Setting of a session at which products of 8-bit values do not saturate on x86 CPUs without VNNI instructions."""
 
 
 def load_onnxruntime() -> Any:
@@ -70,6 +72,7 @@ def open_session(model: ModelProto | bytes, *, fuse_quantised: bool = True) -> A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry(EXACT_INT8, "1")
     if not fuse_quantised:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     content, weights = (model, {}) if isinstance(model, bytes) else detach_weights(model)

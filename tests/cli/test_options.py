@@ -30,6 +30,7 @@ CHECKED_TEXTS = {
     "model": "looked up among the models of timm",
     "name": "looked up among profiles",
     "named": "looked up in a space, or read as a JSON file",
+    "pick": "parsed as a rule of choice",
     "objectives": "parsed as metrics",
     "order": "looked up among orders",
     "precision": "looked up among precisions",

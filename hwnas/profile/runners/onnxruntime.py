@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hwnas.devices import Device
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
-from hwnas.export.onnx_session import load_onnxruntime
+from hwnas.export.onnx_session import EXACT_INT8, load_onnxruntime
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
 from hwnas.profile.runners.preparation import device_of, onnx_graph, quantisation_facts
 from hwnas.profile.runners.runner import AVAILABLE, Availability, RuntimeSession, Sample, run_timed
@@ -248,7 +248,7 @@ def cpu_feed(session: Any, images: Tensor) -> dict[str, Any]:
 
 
 def session_options(setting: Setting) -> Any:
-    """Return session options: the number of threads, no spinning, no fallback; ONNX Runtime's defaults otherwise."""
+    """Return session options: threads, no spinning, no fallback, exact int8; ONNX Runtime's defaults otherwise."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -256,6 +256,7 @@ def session_options(setting: Setting) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry(EXACT_INT8, "1")
     # A node without a CUDA kernel must not silently be timed on the CPU. Nodes that compute shapes from an open batch
     # always run there; the capture of a CUDA graph then requires that no others do.
     if device_of(setting).kind == "gpu" and not _has_open_batch(setting):
