@@ -101,6 +101,10 @@ class Registry(Generic[Entry]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name.casefold() in self._names or self._maker(name) is not None)
 
+    def lists(self, name: str) -> bool:
+        """Return True if an object was registered with a name or alias; one that a maker could make was not."""
+        return self._names.get(name.casefold()) in self._entries
+
     def _maker(self, name: str) -> Callable[[str], tuple[str, Entry]] | None:
         return next((make for prefixes, make in self._makers if name.casefold().startswith(prefixes)), None)
 

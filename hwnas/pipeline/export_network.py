@@ -14,9 +14,9 @@ from hwnas.export.precision import QUANTISED_PRECISIONS
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
-from hwnas.pipeline.named_network import arch_text
+from hwnas.pipeline.named_network import arch_text, names_run
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
-from hwnas.runs import MANIFEST, NETWORK
+from hwnas.runs import NETWORK
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.supernet.loading import WeightedNetwork, weighted_network
@@ -170,7 +170,7 @@ def export_network(
     options, run = engine or EngineOptions(), None
     if space not in SPACES:
         conform(Path, space, where="space")
-    if (Path(space) / MANIFEST).is_file():
+    if names_run(space):
         run = Path(space)
         space, arch, weights, image_size, num_classes = _from_run(
             run, arch, weights=weights, changed=(image_size, num_classes)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hwnas.errors import unknown
+from hwnas.runs import MANIFEST
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import find_arch
@@ -22,7 +23,7 @@ def find_network(space: str, arch: str | Path | Mapping[str, object] | Arch, *, 
         UnknownNameError: There is no such space or network.
         InputError: The folder is no run that holds the network.
     """
-    if space in SPACES or not Path(space).is_dir():
+    if not names_run(space) and (space in SPACES or not Path(space).is_dir()):
         if space not in SPACES:
             raise unknown("space", space, SPACES, hint=command.format(space="{}", arch="max"))
         chosen = SPACES.get(space)
@@ -30,6 +31,14 @@ def find_network(space: str, arch: str | Path | Mapping[str, object] | Arch, *, 
     from hwnas.pipeline.run_network import network_without_weights  # it loads torch, which spaces do not need
 
     return network_without_weights(Path(space), arch_text(arch))
+
+
+def names_run(space: str) -> bool:
+    """Return True if a name in place of a space is that of an existing run, and not that of a listed space."""
+    try:
+        return not SPACES.lists(space) and (Path(space) / MANIFEST).is_file()
+    except (OSError, ValueError):  # longer than a file name may be, or with a NUL character
+        return False
 
 
 def arch_text(arch: str | Path | Mapping[str, object] | Arch) -> str:

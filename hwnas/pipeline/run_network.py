@@ -37,7 +37,7 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
 
     Args:
         run: The run. A network of a search has the weights of the exported winner, or else those of the supernet.
-        arch: Id or name of the network; may be None for the training of a single network.
+        arch: Id or name of the network; may be None for the training of a single network, which it must otherwise be.
 
     Returns:
         The network and the file of its weights.
@@ -52,6 +52,8 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
         from hwnas.supernet.store import load_network
 
         stored = load_network(run / NETWORK)
+        if arch is not None:
+            _require_same(stored.space, stored.arch, arch, run)
         return RunNetwork(space=stored.space, arch=stored.arch, weights=run / NETWORK)
     if (run / SUPERNET).is_file():
         return _of_supernet(run, _required(arch, run))
@@ -125,6 +127,15 @@ def _required(arch: str | None, run: Path) -> str:
     if arch is None:
         raise InputError("the network must be named", got=str(run), hint=f"hwnas export {run} --arch ID --out exported")
     return arch
+
+
+def _require_same(space: AnySpace, arch: Arch, name: str, run: Path) -> None:
+    """Require that a name is that of the one network of a run."""
+    stored = space.candidate(arch)
+    named = resolve_arch(space, name, run, command=_COMMAND.format(run=run), others=[stored])
+    if space.arch_id(named) != stored.arch_id:
+        message = f"a network of {run} must be the one that it holds"
+        raise InputError(message, got=name, known=[stored.arch_id], hint=f"--arch {stored.arch_id}")
 
 
 def _of_supernet(run: Path, name: str) -> RunNetwork:

@@ -10,13 +10,14 @@ The balanced network follows from errors and speed alone, both on logarithmic ax
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import InputError, unknown
-from hwnas.metrics import QUALITIES, TIMED_METRICS, Metric
+from hwnas.metrics import QUALITIES, TIMED_METRICS, Metric, Quantity
 from hwnas.search.objective import Constraint, parse_constraint
 from hwnas.search.pareto import knee, known_rows
 
@@ -43,8 +44,12 @@ class Pick:
     limits: tuple[Constraint, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Pick":
+    def parse(cls, text: str, *, own: Mapping[str, Quantity] = MappingProxyType({})) -> "Pick":
         """Read `balanced`, `accuracy`, `fast`, or limits such as `throughput>=9000,macs<=1G`.
+
+        Args:
+            text: The rule.
+            own: Metrics of the caller, by name.
 
         Raises:
             InputError: It is none of these.
@@ -54,7 +59,7 @@ class Pick:
                 return cls(name=name)
         if not any(sign in text for sign in "<>="):
             raise unknown("pick", text, (*PICKS, "throughput>=9000"), hint="--pick {}")
-        return cls(name=None, limits=tuple(parse_constraint(part) for part in text.split(",")))
+        return cls(name=None, limits=tuple(parse_constraint(part, own=own) for part in text.split(",")))
 
     def __str__(self) -> str:
         return self.name or ",".join(map(str, self.limits))
@@ -88,10 +93,15 @@ class Pick:
             return _least(_minimised(quality, columns))
         return _least(np.where(self._within(columns), _minimised(objectives[0], columns), np.nan))
 
-    def require_known(self, metrics: Sequence[Metric]) -> None:
-        """Require that all limits are on metrics of a search, whose deployments may not be known yet."""
+    def require_known(self, metrics: Sequence[Metric], *, resolved: bool) -> None:
+        """Require that all limits are on metrics of a search.
+
+        Args:
+            metrics: The metrics of the search.
+            resolved: Their deployments are known; otherwise names alone are compared.
+        """
         for limit in self.limits:
-            _find(Metric(name=limit.metric.name), metrics)
+            _find(limit.metric if resolved else Metric(name=limit.metric.name), metrics)
 
     def _within(self, columns: Mapping[Metric, Values]) -> NDArray[np.bool_]:
         within = np.ones(len(next(iter(columns.values()))), dtype=np.bool_)

@@ -103,9 +103,9 @@ class SearchResult:
         Raises:
             InputError: The rule is not known, the front is empty, or no network on it is within the limits.
         """
-        chosen = Pick.parse(rule)
+        chosen = Pick.parse(rule, own=self.own_metrics)
         objectives = [objective.metric for objective in self.objectives]
-        own = {str(metric): metric for metric in objectives}
+        own = {str(metric): metric for metric in (*objectives, *(item.metric for item in self.constraints))}
         names = {name: own[name] if name in own else parse_metric(name) for name in self.metric_names}
         columns = {
             metric: np.array([network.metrics[name] for network in self.front]) for name, metric in names.items()

@@ -92,6 +92,11 @@ def test_metrics_of_ones_own_may_be_free_or_expensive() -> None:
     free = optimize(SPACE, metrics={"num_blocks": blocks}, objectives=["num_blocks", "macs"], budget=40)
     assert min(network.metrics["num_blocks"] for network in free.front) == 2
     assert free.best(num_blocks="<=3").metrics["num_blocks"] <= 3
+    assert free.pick("num_blocks<=3").id == free.best(num_blocks="<=3").id
+    limited = optimize(
+        SPACE, metrics={"num_blocks": blocks}, constraints=["num_blocks<=3"], accuracy=Accuracies(), budget=8
+    )
+    assert limited.pick("fast").metrics["macs"] == min(network.metrics["macs"] for network in limited.front)
     assert "num_blocks" not in METRICS
     with pytest.raises(InputError, match="objective 'blocks' is not known") as caught:
         optimize(SPACE, metrics={"num_blocks": blocks}, objectives=["blocks"], budget=40)

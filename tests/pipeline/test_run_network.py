@@ -7,6 +7,7 @@ import pytest
 from hwnas.errors import InputError, UnknownNameError, UsageError
 from hwnas.pipeline.describe import describe
 from hwnas.pipeline.export_network import export_network
+from hwnas.pipeline.named_network import find_network, names_run
 from hwnas.pipeline.run_network import _weights, network_of_run
 from hwnas.runs import Run
 from hwnas.space import SPACES
@@ -65,6 +66,22 @@ def test_the_one_network_of_a_training_needs_no_name(tmp_path: Path) -> None:
     )
     found = network_of_run(run, None)
     assert (found.arch, found.weights) == (SPACE.smallest(), run / "network.safetensors")
+    assert network_of_run(run, SPACE.arch_id(SPACE.smallest())[:6]).arch == network_of_run(run, "min").arch
+    with pytest.raises(InputError, match="must be the one that it holds"):
+        network_of_run(run, "max")
+    assert names_run(str(run))
+    assert not names_run(str(tmp_path))
+
+
+def test_a_run_may_be_named_like_a_space_that_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("layout-glit-tiny", "distilled-run", "autoformer-tiny"):
+        assert not names_run(name)
+        Run.create(Path(name), command=("hwnas",), config={})
+    assert list(map(names_run, ("layout-glit-tiny", "distilled-run", "autoformer-tiny"))) == [True, True, False]
+    assert not names_run("distilled-" + 5000 * "x")
+    with pytest.raises(InputError, match="must be a run that holds networks"):
+        find_network("distilled-run", "max", command="{space} {arch}")
 
 
 def test_a_network_of_a_run_is_exported_with_its_weights(training: Path, tmp_path: Path) -> None:

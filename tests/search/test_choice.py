@@ -55,6 +55,14 @@ def values_of(
     return np.array([accuracies, speeds], dtype=np.float64).T
 
 
+def test_limits_name_metrics_of_the_search_and_their_deployment_once_it_is_known() -> None:
+    pick = Pick.parse("throughput@cpu>=9000")
+    pick.require_known((ACCURACY, THROUGHPUT), resolved=False)
+    with pytest.raises(UnknownNameError, match="throughput@cpu"):
+        pick.require_known((ACCURACY, THROUGHPUT), resolved=True)
+    Pick.parse("throughput@h200>=9000").require_known((ACCURACY, THROUGHPUT), resolved=True)
+
+
 @pytest.mark.parametrize("name", FRONTS)
 def test_the_balanced_network_of_a_front(name: str) -> None:
     values = values_of(*FRONTS[name])

@@ -44,6 +44,7 @@ from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.predictor import Predictor
 from hwnas.progress import Reporter
 from hwnas.runs import Run, hwnas_version, package_versions
+from hwnas.search.choice import Pick
 from hwnas.search.ledger import Budget
 from hwnas.search.objective import Criteria
 from hwnas.search.problem import Problem
@@ -158,7 +159,10 @@ def prepare_search(
     )
     spec = _make_spec(options, metrics, space, supernet, interval_confidence=confidence, notes=notes)
     folders = [item.path for _, item in metrics.predictors]
-    return _make_context(spec, _deployed(space, metrics.deployments), predictors, folders, supernet)
+    context = _make_context(spec, _deployed(space, metrics.deployments), predictors, folders, supernet)
+    known = tuple(map(parse_metric, context.problem.metrics))
+    Pick.parse(options.post_search.pick).require_known(known, resolved=True)  # before a search, which takes long
+    return context
 
 
 def reload_search(run: Path) -> SearchContext:

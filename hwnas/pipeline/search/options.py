@@ -130,7 +130,7 @@ def parse_criteria(options: SearchOptions) -> Criteria:
         message = "only networks of a supernet can be repaired, and a search without accuracy has no supernet"
         raise UsageError(message, got="--repair", hint="leave out --repair")
     pick = Pick.parse(options.post_search.pick)
-    pick.require_known(criteria.metrics)
+    pick.require_known(criteria.metrics, resolved=False)
     if pick.name == "accuracy" and not any(item.metric.name in QUALITIES for item in criteria.objectives):
         raise UsageError("a search without accuracy has no most accurate network", got="--pick accuracy")
     for option, value, reason in _unused(options, criteria):

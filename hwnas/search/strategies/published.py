@@ -98,11 +98,20 @@ class GlitEvolution(Evolution):
         return 2 * self.published
 
     def begin(self, ledger: SearchLedger, window: Window, *, seed: int, index: int, evaluations: int) -> WindowSearch:
-        """Search one window on both levels, and return the search of the second."""
-        space, before, share = ledger.problem.space, ledger.evaluations, round(self.first_share * evaluations)
+        """Search one window on both levels, and return the search of the second.
+
+        A level without choices, as in the spaces of one level, leaves its share to the other.
+        """
+        space, before = ledger.problem.space, ledger.evaluations
         region, rng = region_of(space, self.first_level), generator(seed, "distribution", index)
+        has_choices = gene_counts(space) > 1
+        is_only = not has_choices[~region.free].any()
+        first_share = self.first_share if has_choices[region.free].any() else 0.0
+        share = evaluations if is_only else round(first_share * evaluations)
         first = WindowSearch(self, ledger, region=region, window=window, rng=rng, evaluations=share)
         first.run(share)
+        if is_only:
+            return first
         best = first.ranking.genomes[: self.carried]
         rest = evaluations - (ledger.evaluations - before)
         # If no distribution fits the window with middle details, the second level searches everything.

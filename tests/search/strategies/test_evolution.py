@@ -302,6 +302,12 @@ def test_glit_searches_the_distribution_first_with_middle_details() -> None:
     assert rows_as_set(asked[40:, groups]) <= rows_as_set(best[:, groups])
 
 
+@pytest.mark.parametrize("name", ["layout-glit-tiny", "details-301301310303-glit-tiny"])
+def test_glit_spends_all_of_its_budget_on_the_only_level_with_choices(name: str) -> None:
+    _, asked = search(SPACES.get(name), GlitEvolution(), evaluations=60)
+    assert len(rows_as_set(asked)) == 60
+
+
 def test_hierarchical_search_carries_layouts_of_its_first_front() -> None:
     truth = Truth(GLIT)
     strategy = HierarchicalSearch(first_share=0.5, carried=4)
