@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from benchmarks.claims import CLAIMS, Comparison, table
+from benchmarks.support.claim_variants import VARIANTS, Variant
+from hwnas.space.autoformer import AutoFormerArch, AutoFormerBlock
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "verdict"),
+    [
+        ([50.0, 51.0, 52.0], [47.0, 48.0, 47.5], "holds"),
+        ([47.0, 48.0, 47.5], [50.0, 51.0, 52.0], "does not hold at this scale"),
+        ([50.0, 51.0, 52.0], [49.0, 50.0, 50.5], "not decided"),
+        ([50.0], [40.0], "not decided"),
+    ],
+)
+def test_a_claim_holds_if_the_means_differ_by_more_than_the_seeds(
+    ours: list[float], others: list[float], verdict: str
+) -> None:
+    compared = Comparison(claim="a", figure="top-1", sides=("with", "without"), values=(ours, others))
+
+    assert compared.verdict == verdict
+    assert compared.row().count("|") == 7
+
+
+def test_unfinished_claims_are_in_the_table_as_such() -> None:
+    text = table({}, list(CLAIMS), seeds=3)
+
+    assert text.count("not finished") == len(CLAIMS)
+
+
+def _gradients(variant: Variant, *, trained: AutoFormerArch, other: AutoFormerArch) -> tuple[set[str], set[str]]:
+    """Return the names of the weights that training a network changes, and of those that another network uses."""
+    supernet = variant.supernet(seed=0)
+    supernet(torch.ones(2, 3, 32, 32), trained).sum().backward()
+    changed = {name for name, weight in supernet.shared.named_parameters() if weight.grad is not None}
+    used = {
+        part.name for segment in supernet.path(other).values() for parts in segment.sources.values() for part in parts
+    }
+    return changed, used
+
+
+def test_separate_blocks_share_no_weights() -> None:
+    narrow, wide = (
+        AutoFormerArch(embed_dim=width, blocks=(AutoFormerBlock(num_heads=2, mlp_ratio=2.0),) * 2) for width in (32, 80)
+    )
+
+    changed, used = _gradients(VARIANTS.get("autoformer, separate blocks"), trained=wide, other=narrow)
+    assert changed
+    assert not changed & used
+    changed, used = _gradients(VARIANTS.get("autoformer"), trained=wide, other=narrow)
+    assert changed <= used
+
+
+def test_reductions_without_their_skip_have_the_same_weights() -> None:
+    images = torch.ones(2, 3, 32, 32)
+    with_skip, without = (VARIANTS.get(name).supernet(seed=0).eval() for name in ("resnas", "resnas, no skip"))
+    arch = with_skip.space.largest()
+
+    assert with_skip.state_dict().keys() == without.state_dict().keys()
+    assert not torch.allclose(with_skip(images, arch), without(images, arch))
