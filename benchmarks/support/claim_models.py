@@ -72,7 +72,7 @@ class PlainReduction(Reduction):
         """Turn the tokens of one stage into tokens of the next."""
         normed = self.norm(x_BND)
         patches = self.conv(self._image(normed)).flatten(2).transpose(1, 2) + self.position
-        return torch.cat([self.class_token(normed[:, :1]), patches], dim=1)
+        return torch.cat([self.class_token(normed[:, : self.prefix_tokens]), patches], dim=1)
 
 
 def _without_skip(segment: SlicedSegment) -> SlicedSegment:
