@@ -30,6 +30,7 @@ CHECKED_TEXTS = {
     "model": "looked up among the models of timm",
     "name": "looked up among profiles",
     "named": "looked up in a space, or read as a JSON file",
+    "evaluate_on": "parsed as local:N or ray",
     "pick": "parsed as a rule of choice",
     "objectives": "parsed as metrics",
     "order": "looked up among orders",
