@@ -75,9 +75,9 @@ class Claim:
     """The parts that a claim needs, and its comparisons once they are done."""
 
     parts: Callable[[Trainings, int], Iterator[Part]]
-    """Of one seed."""
+    """Return the parts of one seed."""
     comparisons: Callable[[Mapping[str, Any], int], Iterator[Comparison]]
-    """Of results by part, and the number of seeds."""
+    """Return the comparisons from results by part, for a number of seeds."""
 
 
 def _supernets(*names: str) -> Callable[[Trainings, int], Iterator[Part]]:

@@ -100,12 +100,6 @@ class Member:
         check = self.metrics[key]
         return check.predicted if check.measured is None else check.measured
 
-    def cautious(self, metric: MetricInfo) -> float | None:
-        """Return the measured value of a metric, or else the unfavourable end of its predicted interval."""
-        check = self.metrics[metric.key]
-        end = check.lower if metric.maximised else check.upper
-        return self.value(metric.key) if check.measured is not None or end is None else end
-
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryPoint:

@@ -112,8 +112,8 @@ def front_size(data: RunData) -> str:
 
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
-    """Return the balanced network of a front, by measured values or else the unfavourable ends of predictions."""
-    rows = [[member.cautious(metric) for metric in data.objectives] for member in front]
+    """Return the balanced network of a front, by measured values or else predictions, as a search exports it."""
+    rows = [[member.value(metric.key) for metric in data.objectives] for member in front]
     if not rows:
         return None
     objectives = [parse_metric(metric.key) for metric in data.objectives]
@@ -146,8 +146,7 @@ def _chosen_by(data: RunData, front: Sequence[Member]) -> str:
     measured = {member.metrics[metric.key].measured is not None for member in front for metric in predicted}
     if measured == {True}:
         return ", by measured values,"
-    unfavourable = "the unfavourable ends of predictions"
-    return f", by measured values or else {unfavourable}," if True in measured else f", by {unfavourable},"
+    return ", by measured values or else predictions," if True in measured else ", by predicted values,"
 
 
 def _against_baseline(data: RunData, member: Member) -> str:

@@ -193,7 +193,7 @@ class SupernetEvaluator:
 
     @property
     def measure(self) -> Measure:
-        """What networks are evaluated for."""
+        """Metric that networks are evaluated for."""
         return Measure(precision=self.precision, keep_hits=self.keep_hits)
 
     def _cached(self, arch_id: str) -> Mapping[str, Any] | None:

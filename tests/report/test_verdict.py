@@ -2,12 +2,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hwnas.metrics import indistinct_supernet_warning
+from hwnas.metrics import indistinct_supernet_warning, parse_metric
 from hwnas.report.data import RunData
 from hwnas.report.gather import gather
 from hwnas.report.verdict import accuracy_error, balanced, banners, plain_sizes, sentence, standing
+from hwnas.search.choice import Pick
 from hwnas.search.record import ReferenceNetwork, SearchRecord, SupernetHealth, Verification
 from tests.report.example import LATENCY, Example, make_run
 from tests.supernet_extremes import SUPERNET_EXTREMES
@@ -81,7 +83,7 @@ def test_the_balanced_network_stands_and_is_neither_end(data: RunData) -> None:
     assert balanced(data, ()) is None
 
 
-def test_the_balanced_network_is_chosen_by_measured_values_or_by_unfavourable_ends(data: RunData) -> None:
+def test_the_balanced_network_is_chosen_by_the_values_that_a_search_exports_by(data: RunData) -> None:
     front = standing(data)
     assert "; the balanced network, by measured values, has" in sentence(data)
     predicted = tuple(
@@ -91,16 +93,16 @@ def test_the_balanced_network_is_chosen_by_measured_values_or_by_unfavourable_en
         )
         for member in front
     )
-    first = balanced(data, predicted)
-    assert first is not None
-    check = first.metrics[LATENCY]
-    assert check.predicted is not None
-    doubtful = replace(first, metrics={**first.metrics, LATENCY: replace(check, upper=100 * check.predicted)})
-    unsure = tuple(doubtful if member is first else member for member in predicted)
-    assert doubtful.value(LATENCY) == first.value(LATENCY)
-    assert balanced(data, unsure) != doubtful
+    for members in (front, predicted):
+        columns = {
+            parse_metric(metric.key): np.array([member.value(metric.key) for member in members])
+            for metric in data.objectives
+        }
+        index = Pick.parse("balanced").choose(tuple(columns), columns)
+        assert index is not None
+        assert balanced(data, members) is members[index]
     text = sentence(replace(data, front=predicted))
-    assert "; the balanced network, by the unfavourable ends of predictions, has" in text
+    assert "; the balanced network, by predicted values, has" in text
 
 
 def test_a_front_that_was_not_measured_is_called_out(data: RunData) -> None:

@@ -1,4 +1,4 @@
-"""How far from the fitted networks a learned correction holds.
+"""Reach of a learned correction beyond the fitted networks.
 
 A correction is learned from the networks at hand. Of networks of another kind it is often wrong, where the analytic
 mean alone is not, so it fades with the distance to the nearest fitted network.

@@ -97,7 +97,7 @@ class CorrectedModel:
     corrected: Analytic | None = None
     """The mean that is corrected, if another one than that of the inputs: the same network on another device."""
     reach: Reach | None = None
-    """How far from the fitted networks the correction holds; None: everywhere."""
+    """Reach of the correction beyond the fitted networks; None: it holds everywhere."""
 
     def predict(self, features: Features) -> Numbers:
         """Return the corrected mean."""
