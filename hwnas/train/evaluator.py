@@ -193,7 +193,7 @@ class SupernetEvaluator:
 
     @property
     def measure(self) -> Measure:
-        """Metric that networks are evaluated for."""
+        """Settings that networks are evaluated with."""
         return Measure(precision=self.precision, keep_hits=self.keep_hits)
 
     def _cached(self, arch_id: str) -> Mapping[str, Any] | None:
