@@ -561,7 +561,11 @@ def test_a_full_disk_is_told(arguments: list[str]) -> None:
         ended = hwnas_process(arguments, stdout=full.fileno())
     code, text = ended
     assert code == 1
-    assert text.startswith("error: the output cannot be written\n  got     No space left on device\n")
+    if "--json" in arguments:
+        error = json.loads(text)["error"]
+        assert (error["message"], error["got"]) == ("the output cannot be written", "No space left on device")
+    else:
+        assert text.startswith("error: the output cannot be written\n  got     No space left on device\n")
 
 
 def test_a_terminal_that_knows_only_ascii_will_do() -> None:

@@ -115,13 +115,15 @@ class WorkerExecutor:
 
     def __init__(self, pool: WorkerPool, *, batch_size: int) -> None:
         self._pool, self._batch_size = pool, batch_size
-        self._closed = False
+        self._unwanted: list[Future[Any]] = []
+        """Batches that were running when the reader of an evaluation went away."""
         self._failed_starts = 0
 
     def evaluate(
         self, archs: Mapping[str, Arch], measure: Measure, *, progress: EvaluationCallback | None = None
     ) -> Iterator[tuple[str, Row]]:
         """Yield the id and the row of each network, as `Executor.evaluate` does."""
+        self._await_unwanted()
         waiting = deque(_Attempt(chunk) for chunk in _chunks(list(archs.items()), self._batch_size))
         running: dict[Future[Any], _Attempt] = {}
         done = 0
@@ -143,12 +145,12 @@ class WorkerExecutor:
                         progress(done, 0)
                     yield from rows
         except GeneratorExit:
-            self._finish(running)
+            # Not awaited here: the reader may be a command that is ended, and closes the workers next.
+            self._unwanted.extend(running)
             raise
 
     def close(self) -> None:
         """End all workers."""
-        self._closed = True
         self._pool.close()
 
     def _send(self, waiting: deque[_Attempt], running: dict[Future[Any], _Attempt], measure: Measure) -> None:
@@ -178,12 +180,11 @@ class WorkerExecutor:
         if self._failed_starts >= _FAILED_STARTS:
             raise InputError("a worker must be able to start", got=loss) from loss
 
-    def _finish(self, running: Mapping[Future[Any], _Attempt]) -> None:
+    def _await_unwanted(self) -> None:
         """Wait for batches whose rows are no longer wanted: a worker answers one request after the other."""
-        if self._closed:
-            return
-        wait(running)
-        for future in running:
+        unwanted, self._unwanted = self._unwanted, []
+        wait(unwanted)
+        for future in unwanted:
             with suppress(WorkerLostError, HwnasError):
                 self._pool.answer(future)
 
