@@ -52,7 +52,7 @@ _DATA_OPTIONS = (
     click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images."),
 )
 _RECIPE_OPTIONS = (
-    click.option("--recipe", show_default="that of the space", help="autoformer, resnas, vitas, glit, micro, …"),
+    click.option("--recipe", show_default="that of the space", help="autoformer, resnas, vitas, glit, small, micro, …"),
     click.option("--config", "config_file", type=PATH, help="TOML file of recipe values."),
     click.option(
         "--set",

@@ -18,6 +18,7 @@ from hwnas.files import WriterLock, file_errors, remove_temporaries
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import LOCK, MANIFEST, Run, require_new_folder
+from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
@@ -338,8 +339,22 @@ def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: 
     """Return what a user should know before the first step."""
     warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
     unlabelled = "the images have no classes: networks learn the outputs of the model alone"
-    first = (*data.notes, *([] if config.labelled else [unlabelled]))
+    first = (*data.notes, *([] if config.labelled else [unlabelled]), *_size_note(config))
     return (*first, *initial.notes, *([] if warning is None else [warning]))
+
+
+def _size_note(config: TrainConfig) -> Iterator[str]:
+    """Say what images of another size than that of the space cost."""
+    if config.space is None or config.elastic is not None:
+        return
+    space, chosen = SPACES.get(config.space), config.get_space()
+    before, after = space.config.image_size, chosen.config.image_size
+    if before != after:
+        macs = [int(item.costs(item.encode([item.largest()])).macs[0]) for item in (space, chosen)]
+        yield (
+            f"{after}-pixel images cost {macs[1] / macs[0]:.2g} times the MACs of the space's own {before} "
+            f"({macs[1] / 1e6:,.0f} against {macs[0] / 1e6:,.0f} million in the largest network)"
+        )
 
 
 def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> Iterator[str]:

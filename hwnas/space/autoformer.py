@@ -20,6 +20,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block, per_network
 from hwnas.space.layers import attention_branch, head, mlp_branch, patch_stem
 from hwnas.space.space import (
+    MINI_SIZES,
     Costs,
     GenomeReader,
     Genomes,
@@ -280,4 +281,25 @@ MICRO = AutoFormer(
 )
 """A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
 
-SPACES = (TINY, SMALL, BASE, MICRO)
+
+def _mini(image_size: int) -> AutoFormer:
+    return AutoFormer(
+        name=f"autoformer-mini-{image_size}",
+        config=AutoFormerConfig(
+            image_size=image_size,
+            num_classes=10,
+            patch_size=image_size // 8,
+            head_dim=32,
+            relative_clip=7,
+            embed_dims=(96, 128, 160),
+            depths=(4, 5, 6),
+            num_heads=(3, 4, 5),
+            mlp_ratios=(2.0, 3.0, 4.0),
+        ),
+    )
+
+
+MINI = tuple(_mini(image_size) for image_size in MINI_SIZES)
+"""Spaces for small sets of small images: 8 x 8 patches at every size, 0.3 to 1.9 million parameters."""
+
+SPACES = (TINY, SMALL, BASE, MICRO, *MINI)

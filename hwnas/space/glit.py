@@ -25,6 +25,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block
 from hwnas.space.layers import RESIDUAL, Operations, head, mlp_branch, patch_stem, residual
 from hwnas.space.space import (
+    MINI_SIZES,
     AnySpace,
     Costs,
     GenomeReader,
@@ -390,7 +391,31 @@ Only attention or only convolution learns less in that time than both, so the si
 has both.
 """
 
-SPACES = (TINY, SMALL, BASE, TINY_PAPER, SMALL_PAPER, BASE_PAPER, MICRO)
+
+def _mini(image_size: int) -> Glit:
+    return Glit(
+        name=f"glit-mini-{image_size}",
+        config=GlitConfig(
+            image_size=image_size,
+            num_classes=10,
+            embed_dim=144,
+            num_heads=3,
+            depth=5,
+            patch_size=image_size // 8,
+            value_ratios=(0.5, 1.0),
+            expansions=(1, 2),
+            kernel_sizes=(9, 17, 31),
+            mlp_ratios=(1, 2, 4),
+            fixed_kernel_size=17,
+            fixed_mlp_ratio=2,
+        ),
+    )
+
+
+MINI = tuple(_mini(image_size) for image_size in MINI_SIZES)
+"""Spaces for small sets of small images: 8 x 8 patches at every size."""
+
+SPACES = (TINY, SMALL, BASE, TINY_PAPER, SMALL_PAPER, BASE_PAPER, MICRO, *MINI)
 
 LAYOUT, DETAILS = "layout-", "details-"
 """Beginnings of the names of the spaces of one level: `layout-NAME`, and `details-GROUPS-NAME` with a digit a block."""

@@ -22,6 +22,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import PIXELS, RESIDUAL, Operations, attention_branch, head, mlp_branch, position, residual
 from hwnas.space.space import (
+    MINI_SIZES,
     AnySpace,
     Costs,
     GenomeReader,
@@ -420,7 +421,38 @@ MICRO = ResNas(
 )
 """A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
 
-SPACES = (TINY, SMALL, MICRO)
+
+def _mini(image_size: int) -> ResNas:
+    return ResNas(
+        name=f"resnas-mini-{image_size}",
+        config=ResNasConfig(
+            image_size=image_size,
+            num_classes=10,
+            stem_channels=16,
+            patch_size=image_size // 32,
+            stages=tuple(
+                ResNasStageConfig(
+                    embed_dims=embed_dims,
+                    num_heads=num_heads,
+                    head_dim=32,
+                    hidden_dims=hidden_dims,
+                    slots=slots,
+                    removable=tuple(range(1, slots)),
+                )
+                for embed_dims, num_heads, hidden_dims, slots in (
+                    ((32, 48, 64), (1, 2), (64, 128, 192), 2),
+                    ((64, 96, 128), (2, 3, 4), (128, 256, 384), 3),
+                    ((128, 160, 192), (4, 5, 6), (256, 384, 512), 2),
+                )
+            ),
+        ),
+    )
+
+
+MINI = tuple(_mini(image_size) for image_size in MINI_SIZES)
+"""Spaces for small sets of small images: grids of 16, 8 and 4 patches at every size."""
+
+SPACES = (TINY, SMALL, MICRO, *MINI)
 
 DISTILLED = "distilled-"
 """Beginning of the names of spaces whose networks have a distillation token."""

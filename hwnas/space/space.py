@@ -26,6 +26,9 @@ Genomes = NDArray[np.int16]
 Mask = NDArray[np.bool_]
 _MAX_BLOCKS, _MAX_CHOICES, _MAX_SIZE = 1000, 1000, 2**24
 """Largest number of blocks, of choices of a dimension, and of anything else in a config."""
+MINI_SIZES = (64, 96, 128)
+"""Sides of the images of the spaces `…-mini-SIZE`, which each family has for small sets of small images."""
+
 _CHUNK = 1024
 """Networks whose costs are computed at once: few enough that the arrays stay in the CPU's cache."""
 

@@ -23,6 +23,7 @@ from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension, per_block_of_stages, per_stage
 from hwnas.space.layers import PIXELS, Operations, head, mlp_branch, residual
 from hwnas.space.space import (
+    MINI_SIZES,
     GenomeReader,
     Genomes,
     GenomeWriter,
@@ -379,4 +380,35 @@ MICRO = Twins(
 )
 """A space for tests and the demo: its supernet trains on 32-pixel images in about a minute on two cores."""
 
-SPACES = (SMALL, BASE, MICRO)
+
+def _mini(image_size: int) -> Twins:
+    return Twins(
+        name=f"vitas-twins-mini-{image_size}",
+        config=TwinsConfig(
+            image_size=image_size,
+            num_classes=10,
+            window=4,
+            stages=tuple(
+                TwinsStageConfig(
+                    embed_dims=embed_dims,
+                    num_heads=num_heads,
+                    qkv_dims=tuple(3 * width for width in embed_dims),
+                    hidden_dims=tuple(ratio * embed_dims[1] for ratio in (1, 2, 4)),
+                    slots=slots,
+                    patch_size=patch_size,
+                    reduction=reduction,
+                )
+                for embed_dims, num_heads, slots, patch_size, reduction in (
+                    ((32, 48, 64), (1, 2), 2, image_size // 16, 4),
+                    ((64, 96, 128), (2, 4), 3, 2, 2),
+                    ((128, 160, 192), (4, 8), 2, 2, 1),
+                )
+            ),
+        ),
+    )
+
+
+MINI = tuple(_mini(image_size) for image_size in MINI_SIZES)
+"""Spaces for small sets of small images: grids of 16, 8 and 4 patches at every size."""
+
+SPACES = (SMALL, BASE, MICRO, *MINI)

@@ -127,6 +127,20 @@ without augmentation or mixing."""
 MICRO_SEVERAL = replace(MICRO, epochs=8, strategy=StrategyConfig(name="several", num_networks=4))
 """`micro` with four networks per step, which the micro spaces of ViT-ResNAS and GLiT learn more from."""
 
+SMALL = Recipe(
+    epochs=50,
+    batch_size=128,
+    precision="bf16",
+    optimizer=OptimizerConfig(lr=2e-3, weight_decay=0.05, no_weight_decay=_TOKENS),
+    schedule=ScheduleConfig(warmup_epochs=3, warmup_lr=1e-5, min_lr=1e-5),
+    augment=AugmentConfig(crop="random-resized", scale=(0.2, 1.0), flip=0.5, rand_augment="rand-m6-mstd0.5-inc1"),
+    mix=MixConfig(mixup=0.2, cutmix=1.0, prob=0.5, smoothing=0.1),
+    regularization=RegularizationConfig(clip_grad=1.0),
+    initialization=InitializationConfig(weights="fan-in", token_std=0.1),
+    strategy=StrategyConfig(name="single"),
+)
+"""For networks of about a million weights and thousands to tens of thousands of images, from scratch."""
+
 RESNAS_RETRAIN = replace(
     RESNAS,
     epochs=300,
@@ -215,6 +229,7 @@ RECIPES: Registry[Recipe] = Registry(
         ("elastic", ELASTIC),
         ("micro", MICRO),
         ("micro-several", MICRO_SEVERAL),
+        ("small", SMALL),
     ],
 )
 """All recipes by name."""
@@ -230,6 +245,8 @@ def default_recipe(space: AnySpace) -> str:
     """Return the name of the default recipe of a space: its own or its family's, or a micro one for a micro space."""
     if space.name.endswith("-micro"):
         return "micro-several" if space.family in ("resnas", "glit") else "micro"
+    if space.name.rpartition("-")[0].endswith("-mini"):
+        return "small"
     name = space.name.removeprefix(DISTILLED)
     return name if name in RECIPES else RECIPES.resolve(space.family.partition("-")[0])
 

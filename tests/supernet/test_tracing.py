@@ -38,6 +38,7 @@ def archs(space: AnySpace) -> list[Any]:
 def by_size(name: str) -> Any:
     """The larger spaces of a family differ from its smaller ones in sizes alone: they are traced in the slow run."""
     is_larger = "-base" in name or (name.replace("-small", "-tiny") in SPACES.names() and "-small" in name)
+    is_larger = is_larger or "-mini-" in name
     return pytest.param(name, marks=pytest.mark.slow) if is_larger else name
 
 
