@@ -8,6 +8,7 @@ from importlib import import_module
 from hwnas.registry import Registry, require_named
 from hwnas.space import autoformer, elastic, glit, resnas, vitas, vitas_twins
 from hwnas.space.space import AnySpace, Space
+from hwnas.space.task_head import HEAD_KINDS
 
 SPACES: Registry[AnySpace] = Registry("space", hint="hwnas describe {} max", check=require_named("space", Space))
 """All named spaces."""
@@ -43,6 +44,14 @@ def _make_level(name: str) -> tuple[str, AnySpace]:
     return space.name, space
 
 
+def _make_task(name: str) -> tuple[str, AnySpace]:
+    """Make the space of the same networks with a head for detection or segmentation."""
+    kind = next(kind for kind in HEAD_KINDS if name.casefold().startswith(f"{kind}-"))
+    space = SPACES.get(name[len(kind) + 1 :]).with_task_head(kind)
+    return space.name, space
+
+
 SPACES.add_maker(elastic.PREFIXES, _make_elastic)
 SPACES.add_maker((resnas.DISTILLED,), _make_distilled)
 SPACES.add_maker((glit.LAYOUT, glit.DETAILS), _make_level)
+SPACES.add_maker(tuple(f"{kind}-" for kind in HEAD_KINDS), _make_task)

@@ -34,6 +34,7 @@ from hwnas.space.space import (
     require_positive,
     require_sizes,
 )
+from hwnas.space.task_head import MapSizes
 from hwnas.workload import Operation, Pool, RelativePosition, Segment, Size
 
 
@@ -192,6 +193,9 @@ class AutoFormer(Space[AutoFormerConfig, AutoFormerArch]):
                 clip=config.relative_clip,
             ),
         )
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        return (MapSizes(side=self.config.grid, channels=self.values(genomes, "embed_dim")),)
 
     def _decode(self, reader: GenomeReader) -> AutoFormerArch:
         pairs = zip(reader.values("num_heads"), reader.values("mlp_ratio"), strict=True)

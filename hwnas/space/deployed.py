@@ -17,6 +17,7 @@ from hwnas.metrics import QUANTISED, Deployment
 from hwnas.space.arch import Arch
 from hwnas.space.dimension import Dimension
 from hwnas.space.space import AnySpace, Candidate, Costs, GenomeReader, Genomes, GenomeWriter, Mask, Space
+from hwnas.space.task_head import MapSizes
 from hwnas.workload import Segment
 
 DEPLOYMENT = "deployment"
@@ -143,6 +144,9 @@ class DeployedSpace(Space[Any, Any]):
 
     def _segments(self, genomes: Genomes) -> tuple[Segment, ...]:
         return self.networks._segments(genomes[:, :-1])
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        return self.networks._feature_maps(genomes[:, :-1])
 
     def _decode(self, reader: GenomeReader) -> Arch:
         arch: Arch = self.networks._decode(GenomeReader(self.networks, reader.genome[:-1], reader.used[:-1]))

@@ -35,6 +35,7 @@ from hwnas.space.space import (
     require_positive,
     require_sizes,
 )
+from hwnas.space.task_head import MapSizes
 from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Pool, Segment, Size, Table
 
 PREFIXES = ("elastic:timm:", "elastic-")
@@ -351,6 +352,10 @@ class Elastic(Space[ElasticConfig, ElasticArch]):
             image_size=None if image_size == self.config.image_size else image_size,
             patch_size=None if patch_size == self.config.patch_size else patch_size,
         )
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        size = self._input(genomes)
+        return (MapSizes(side=size.image_size // size.patch_size, channels=self.config.embed_dim),)
 
     def _decode(self, reader: GenomeReader) -> ElasticArch:
         pairs = zip(reader.values("num_heads"), reader.values("hidden_dim"), strict=True)

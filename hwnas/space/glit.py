@@ -40,6 +40,7 @@ from hwnas.space.space import (
     require_patches,
     require_sizes,
 )
+from hwnas.space.task_head import MapSizes
 from hwnas.workload import Attention, Convolution, Elementwise, Linear, Norm, Segment, Size
 
 GROUPS = 3
@@ -251,6 +252,10 @@ class Glit(Space[GlitConfig, GlitArch]):
             "kernel_size": groups < GROUPS,
             "mlp_ratio": True,
         }
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        side = self.config.image_size // self.config.patch_size
+        return (MapSizes(side=side, channels=self.config.embed_dim),)
 
     def _decode(self, reader: GenomeReader) -> GlitArch:
         columns = {name: reader.values(name) for name in _DETAILS}

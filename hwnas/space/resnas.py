@@ -37,6 +37,7 @@ from hwnas.space.space import (
     require_positive,
     require_sizes,
 )
+from hwnas.space.task_head import MapSizes
 from hwnas.workload import Convolution, Elementwise, Linear, Norm, Pool, Segment, Size, Table
 
 _OFFICIAL_STEM_POSITIONS = 112**2
@@ -263,6 +264,12 @@ class ResNas(Space[ResNasConfig, ResNasArch]):
                 *attention_branch(times=times, tokens=tokens, embed=embed, heads=heads[:, slots], width=width),
                 *mlp_branch(times=times, tokens=tokens, embed=embed, hidden=hidden[:, slots]),
             )
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        embeds = self.values(genomes, "embed_dim")
+        return tuple(
+            MapSizes(side=side, channels=embeds[:, stage : stage + 1]) for stage, side in enumerate(self.config.grids)
+        )
 
     def _decode(self, reader: GenomeReader) -> ResNasArch:
         blocks = (

@@ -7,6 +7,7 @@ All methods work on populations at once. Genes that a network does not use are 0
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -20,6 +21,7 @@ from hwnas.errors import InputError, unknown
 from hwnas.metrics import Deployment
 from hwnas.space.arch import Arch, digest
 from hwnas.space.dimension import Dimension
+from hwnas.space.task_head import MICRO_PIXELS, HeadKind, MapSizes, Task, TaskHead, default_head, head_segment
 from hwnas.workload import Integers, Segment, Workload, Workloads
 
 Genomes = NDArray[np.int16]
@@ -35,20 +37,30 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceConfig:
-    """Base of the configs of all families: the images and the classes."""
+    """Base of the configs of all families: the images, the classes, and the head if it is no classifier."""
 
     image_size: int = 224
     channels: int = 3
     num_classes: int = 1000
+    task_head: TaskHead | None = None
+    """Head for detection or segmentation in place of the classifier."""
 
     def __post_init__(self) -> None:
         require_sizes(self, "image_size", "channels", "num_classes")
         require_literals(self)
+        if self.task_head is not None:
+            coarsest = self.task_head.strides[-1]
+            require_multiple("image_size", self.image_size, coarsest, f"the strides of {self.task_head.kind}")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
         return self.channels, self.image_size, self.image_size
+
+    @property
+    def task(self) -> Task:
+        """The task of the networks."""
+        return "classification" if self.task_head is None else self.task_head.task
 
 
 Config = TypeVar("Config", bound=SpaceConfig)
@@ -146,6 +158,10 @@ class Space(ABC, Generic[Config, Network]):
     def official(self, genomes: ArrayLike) -> Costs | None:
         """Return the costs as the published code of the family counts them, or None if it does not count any."""
         return None
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        """Return the feature map at the end of each stage of canonical genomes, with arrays as sizes."""
+        raise InputError(f"networks of {self.name} must have feature maps for detection and segmentation", got="none")
 
     def _has_block(self, genomes: Genomes) -> Mask:
         """Return True for rows whose network has a block, in each stage if stages cannot be empty."""
@@ -304,7 +320,8 @@ class Space(ABC, Generic[Config, Network]):
         """
         rows = self.canonical(genomes)
         config = to_mapping(self.config)
-        images = {name: config[name] for name in ("channels", "num_classes")}
+        shared = ("channels", "num_classes", "task_head")
+        images = {name: value for name, value in config.items() if name in shared}
         return tuple(
             Candidate(
                 genome=row,
@@ -381,6 +398,32 @@ class Space(ABC, Generic[Config, Network]):
         """
         return self.adapted(image_size=image_size)
 
+    def with_task_head(self, kind: HeadKind) -> Self:
+        """Return the space of the same networks with a head for detection or segmentation.
+
+        Their images are those of the space, or the next larger ones that the strides of the head divide.
+
+        Args:
+            kind: Which head.
+
+        Raises:
+            InputError: The networks have such a head already, no feature maps, or images of several sizes.
+        """
+        config, largest = self.config, self.encode([self.largest()])
+        if config.task_head is not None:
+            raise InputError("networks have one head for detection or segmentation", got=f"{kind}-{self.name}")
+        if len(getattr(config, "inputs", ())) > 1:
+            message = "networks for detection and segmentation must take images and patches of one size"
+            raise InputError(message, got=self.name, hint=f"{kind}-{self.name.removesuffix('-sizes')}")
+        strides = [config.image_size / int(np.max(item.side)) for item in self._feature_maps(largest)]
+        head = default_head(kind, strides, image_size=config.image_size)
+        least = max(config.image_size, MICRO_PIXELS)
+        for size in range(-(-least // head.strides[-1]) * head.strides[-1], 8 * least, head.strides[-1]):
+            with suppress(InputError):
+                changed = replace(config, image_size=size, task_head=head)
+                return replace(self, name=f"{kind}-{self.name}", config=changed)
+        raise InputError(f"images of {self.name} must be divisible by the strides of the head", got=head.strides)
+
     # Used by the families.
 
     def columns(self, name: str) -> slice:
@@ -430,7 +473,13 @@ class Space(ABC, Generic[Config, Network]):
         return np.where(self._used(rows), rows, np.int16(0))
 
     def _workloads(self, rows: Genomes) -> Workloads:
-        return Workloads(rows=len(rows), segments=self._segments(rows))
+        head, config = self.config.task_head, self.config
+        segments = self._segments(rows)
+        if head is not None:
+            maps = self._feature_maps(rows)
+            own = head_segment(head, maps, image_size=config.image_size, num_classes=config.num_classes)
+            segments = (*segments[:-1], own)
+        return Workloads(rows=len(rows), segments=segments)
 
     def _moves(self, rows: Genomes) -> Iterator[tuple[int, Genomes]]:
         for column, dimension in enumerate(self.dimensions):

@@ -34,6 +34,7 @@ from hwnas.space.space import (
     require_patches,
     require_sizes,
 )
+from hwnas.space.task_head import MapSizes
 from hwnas.workload import Segment, Size
 
 IDENTITY = 0
@@ -169,6 +170,10 @@ class Vitas(Space[VitasConfig, VitasArch]):
         )
         end = head(tokens=tokens, embed=embed, num_classes=config.num_classes)
         return (Segment("stem", stem), Segment("blocks", block, slots=config.slots), Segment("head", end))
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        side = self.config.image_size // self.values(genomes, "patch_size")
+        return (MapSizes(side=side, channels=self.values(genomes, "embed_dim")),)
 
     def _decode(self, reader: GenomeReader) -> VitasArch:
         triples = zip(reader.values("num_heads"), reader.values("qkv_dim"), reader.values("hidden_dim"), strict=True)

@@ -37,6 +37,7 @@ from hwnas.space.space import (
     require_positive,
     require_sizes,
 )
+from hwnas.space.task_head import MapSizes
 from hwnas.space.vitas import VitasBlock, tenths
 from hwnas.workload import Attention, Convolution, Linear, Norm, Pool, Segment, Size
 
@@ -172,6 +173,12 @@ class Twins(Space[TwinsConfig, TwinsArch]):
                 *mlp_branch(times=times, tokens=grid**2, embed=embed, hidden=hidden, traits=()),
                 *_position(times=times * (np.arange(stage.slots) == 0), tokens=grid**2, embed=embed),
             )
+
+    def _feature_maps(self, genomes: Genomes) -> tuple[MapSizes, ...]:
+        embeds = self.values(genomes, "embed_dim")
+        return tuple(
+            MapSizes(side=side, channels=embeds[:, stage : stage + 1]) for stage, side in enumerate(self.config.grids)
+        )
 
     def _decode(self, reader: GenomeReader) -> TwinsArch:
         triples = zip(reader.values("num_heads"), reader.values("qkv_dim"), reader.values("hidden_dim"), strict=True)

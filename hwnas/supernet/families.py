@@ -10,13 +10,15 @@ from hwnas.errors import InputError
 from hwnas.registry import Registry
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
-from hwnas.supernet import autoformer, elastic, glit, resnas, vitas, vitas_twins
+from hwnas.supernet import autoformer, elastic, glit, resnas, task_head, vitas, vitas_twins
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet, SupernetConfig
 
 _MODULES: tuple[ModuleType, ...] = (autoformer, resnas, vitas, vitas_twins, glit, elastic)
 
-SEGMENT_TYPES: dict[str, type[Any]] = {name: kind for module in _MODULES for name, kind in module.SEGMENTS.items()}
+SEGMENT_TYPES: dict[str, type[Any]] = {
+    name: kind for module in (*_MODULES, task_head) for name, kind in module.SEGMENTS.items()
+}
 """The config classes of segments by the names that weight files store; a renamed class keeps its stored name."""
 
 SUPERNETS: Registry[Any] = Registry("family")
@@ -44,6 +46,10 @@ def make_supernet(space: AnySpace, config: SupernetConfig | None = None) -> AnyS
     if config is not None and not isinstance(config, expected):
         raise InputError(f"a supernet of {space.name} takes a {expected.__name__}", got=type(config).__name__)
     supernet: AnySupernet = SUPERNETS.get(space.family)(space, config)
+    if space.config.task_head is not None:
+        *_, head = supernet.outline(space.largest()).values()
+        assert isinstance(supernet.shared, Network)
+        supernet.shared.replace_head(head)
     return supernet
 
 

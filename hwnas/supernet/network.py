@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.errors import InputError
+from hwnas.space.task_head import TaskHead
 from hwnas.supernet.features import FeatureMap, feature_maps, taken_indices
+from hwnas.supernet.task_head import TaskHeadConfig, read_maps
 
 
 class SegmentConfig(Protocol):
@@ -37,17 +39,35 @@ class Network(nn.Module):
         for name, config in outline.items():
             _attach(self, name, config.build())
 
+    def replace_head(self, config: SegmentConfig) -> None:
+        """Put another head, with fresh weights, in the place of that of the network."""
+        *_, name = self.outline
+        self.outline[name] = config
+        setattr(self, name, config.build())
+
     def segments(self) -> dict[str, nn.Module]:
         """Return the segments by name, in the order in which they run."""
         return {name: self.get_submodule(name) for name in self.outline}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn images into logits."""
+        """Turn images into logits, or into what a head for detection or segmentation predicts."""
         if self.input_shape is not None:
             require_images(x, self.input_shape)
+        if self.task_head is not None:
+            maps = feature_maps(self.outline, image_size=x.shape[-1])
+            taken = [maps.index(entry) for entry in read_maps(self.task_head, maps).values()]
+            *_, head = self.outline
+            outputs: Tensor = self.get_submodule(head)(self.forward_intermediates(x, taken, intermediates_only=True))
+            return outputs
         for name in self.outline:
             x = self.get_submodule(name)(x)
         return x
+
+    @property
+    def task_head(self) -> TaskHead | None:
+        """The head for detection or segmentation; None: the network is a classifier."""
+        config = list(self.outline.values())[-1]
+        return config.head if isinstance(config, TaskHeadConfig) else None
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:

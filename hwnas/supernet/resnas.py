@@ -334,7 +334,7 @@ class ResNasSupernet(Supernet[ResNasConfig, ResNasArch, ResNasSupernetConfig]):
             raise InputError(
                 "a patch head can only come from a supernet that has one", got=f"patch_logits={patch_logits}"
             )
-        return self._path(arch, patch_logits)
+        return self.with_task_head(self._path(arch, patch_logits))
 
     def _path(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, SlicedSegment]:
         slots, path = live_slots(arch), {}

@@ -13,9 +13,10 @@ from torch.func import functional_call
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Space, SpaceConfig
-from hwnas.supernet.features import feature_maps, taken_indices
+from hwnas.supernet.features import FeatureMap, feature_maps, taken_indices
 from hwnas.supernet.network import Network, SegmentConfig, as_feature_maps, require_images
-from hwnas.supernet.sharing import Axes, Part, Source, take
+from hwnas.supernet.sharing import Axes, Index, Part, Source, take
+from hwnas.supernet.task_head import TaskHeadConfig, map_axes, read_maps
 
 Config = TypeVar("Config", bound=SpaceConfig)
 Choice = TypeVar("Choice", bound=Arch)
@@ -39,6 +40,9 @@ class SlicedSegment:
     config: SegmentConfig
     sources: Mapping[str, Source]
 
+
+_CHANNEL_TENSORS = ("norm1.weight", "norm2.weight", "patch_embed.bias", "conv.bias")
+"""Tensors of blocks, stems and reductions with one entry for each channel of their tokens, the first that there is."""
 
 _Prepared = tuple[nn.Module, Mapping[str, Source]]
 """A segment without weights, and the sources of its tensors."""
@@ -88,8 +92,14 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         require_images(images, self.space.config.input_shape)
         if not 1 <= len(networks) <= len(images):
             raise InputError("there must be at least one image for each network", got=f"{len(networks)} networks")
-        paths = [list(self._checked(arch).values()) for arch in networks]
         tensors = self._tensors()
+        if self.space.config.task_head is not None:
+            found = [
+                self._run_with_maps(self._checked(arch), images[index :: len(networks)], tensors)
+                for index, arch in enumerate(networks)
+            ]
+            return found[0] if len(found) == 1 else _merged(found)
+        paths = [list(self._checked(arch).values()) for arch in networks]
         # Leading segments that all networks have in common run once, on the full batch.
         while len(paths) > 1 and len(paths[0]) > 1 and all(path[0] == paths[0][0] for path in paths):
             images = self._run(prepared([path.pop(0) for path in paths][:1]), images, tensors)
@@ -105,10 +115,13 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         Returns:
             A function of images that reads the shared weights at each call.
         """
-        segments = prepared(self._checked(arch).values())
+        path = self._checked(arch)
+        segments = prepared(path.values())
 
         def forward(images: Tensor) -> Any:
             require_images(images, self.space.config.input_shape)
+            if self.space.config.task_head is not None:
+                return self._run_with_maps(path, images, self._tensors())
             return self._run(segments, images, self._tensors())
 
         return forward
@@ -128,12 +141,9 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         """
         require_images(images, self.space.config.input_shape)
         path = self._checked(arch)
-        maps = feature_maps({name: segment.config for name, segment in path.items()}, image_size=images.shape[-1])
+        maps = _maps_of(path, image_size=images.shape[-1])
         taken = [maps[index] for index in taken_indices(len(maps), indices)]
-        shared, outputs, x = self._tensors(), {}, images
-        for name, segment in list(path.items())[:-1]:
-            x = outputs[name] = self._run(prepared([segment]), x, shared)
-        return as_feature_maps(taken, outputs)
+        return self._run_to_maps(path, taken, images, self._tensors())
 
     def outline(self, arch: Choice) -> dict[str, SegmentConfig]:
         """Return the segment configs that the extracted network is built from."""
@@ -176,10 +186,50 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
 
     def _checked(self, arch: Choice) -> dict[str, SlicedSegment]:
         self.space.encode([arch])  # raises for a network of another space
-        return self.path(arch)
+        return self.with_task_head(self.path(arch))
+
+    def with_task_head(self, path: dict[str, SlicedSegment]) -> dict[str, SlicedSegment]:
+        """Return the segments of a network with the head of the space, if that is for detection or segmentation.
+
+        The tensors that read a feature map are sliced by its channels, all others are the same in all networks.
+        """
+        config = self.space.config
+        if config.task_head is None:
+            return path
+        taken = read_maps(config.task_head, _maps_of(path, image_size=config.image_size))
+        *_, name = path
+        head = TaskHeadConfig(
+            head=config.task_head,
+            image_size=config.image_size,
+            num_classes=config.num_classes,
+            channels=tuple(entry.grid.channels for entry in taken.values()),
+            levels=tuple(taken),
+        )
+        channels = {level: _channels_of(path[entry.segment]) for level, entry in taken.items()}
+        return {**path, name: sliced_segment(name, head, map_axes(config.task_head, channels))}
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**dict(self.shared.named_parameters()), **dict(self.shared.named_buffers())}
+
+    def _run_with_maps(self, path: Mapping[str, SlicedSegment], images: Tensor, shared: Mapping[str, Tensor]) -> Any:
+        """Run a network whose head reads feature maps."""
+        *_, head = path.values()
+        assert self.space.config.task_head is not None
+        taken = read_maps(self.space.config.task_head, _maps_of(path, image_size=images.shape[-1]))
+        return self._run(prepared([head]), self._run_to_maps(path, list(taken.values()), images, shared), shared)
+
+    def _run_to_maps(
+        self,
+        path: Mapping[str, SlicedSegment],
+        maps: Sequence[FeatureMap],
+        images: Tensor,
+        shared: Mapping[str, Tensor],
+    ) -> list[Tensor]:
+        outputs: dict[str, Tensor] = {}
+        x = images
+        for name, segment in list(path.items())[:-1]:
+            x = outputs[name] = self._run(prepared([segment]), x, shared)
+        return as_feature_maps(maps, outputs)
 
     def _run(self, path: Sequence[_Prepared], x: Any, shared: Mapping[str, Tensor]) -> Any:
         for template, sources in path:
@@ -209,6 +259,19 @@ def sliced_segment(name: str, config: SegmentConfig, axes: Axes) -> SlicedSegmen
 def prepared(path: Iterable[SlicedSegment]) -> list[_Prepared]:
     """Return each segment as a module without weights, and the sources of its tensors."""
     return [(_template(segment.config), segment.sources) for segment in path]
+
+
+def _maps_of(path: Mapping[str, SlicedSegment], *, image_size: int) -> tuple[FeatureMap, ...]:
+    return feature_maps({name: segment.config for name, segment in path.items()}, image_size=image_size)
+
+
+def _channels_of(segment: SlicedSegment) -> Index | None:
+    """Return which channels of the shared tensors the tokens of a segment have; None: all of them."""
+    for name in _CHANNEL_TENSORS:
+        if name in segment.sources:
+            (part, *_) = segment.sources[name]
+            return part.axes[0] if part.axes else None
+    raise InputError("a feature map must come from a segment with a norm or a convolution", got=segment.config)
 
 
 @lru_cache(maxsize=4096)
