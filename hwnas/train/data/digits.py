@@ -19,6 +19,8 @@ from hwnas.train.data.images import ArrayDataset, Indices, Labels, stratified_sp
 Floats = NDArray[np.float32]
 ClutterSplit = Literal["train", "heldout", "test"]
 
+SPLITS: tuple[ClutterSplit, ...] = ("train", "heldout", "test")
+
 CLUTTER_VERSION = 3
 """Raised whenever the images of a seed change."""
 
@@ -51,7 +53,6 @@ TINT = 0.3
 _TEST_SHARE = 0.2
 _TEST_SEED = 0
 """The test digits are the same whatever the seed of the other splits."""
-_SPLITS: tuple[ClutterSplit, ...] = ("train", "heldout", "test")
 _LOOKUP_SIZE = 32
 """Size that originals are enlarged to before pixels are looked up, so that the nearest pixel is close enough."""
 _CHUNK = 250
@@ -103,9 +104,9 @@ def make_digits(image_size: int, channels: int) -> tuple[ArrayDataset, ArrayData
 
 def make_clutter(config: ClutterConfig) -> ArrayDataset:
     """Make the first images of a split of `digits-clutter`."""
-    pixels, labels = _originals_of_split(config)
+    pixels, labels = originals_of_split(config)
     seed = 0 if config.split == "test" else config.seed
-    rng = [np.random.default_rng((seed, _SPLITS.index(config.split), stream)) for stream in range(2)]
+    rng = [np.random.default_rng((seed, SPLITS.index(config.split), stream)) for stream in range(2)]
     array = np.empty((config.count, config.image_size, config.image_size, config.channels), dtype=np.uint8)
     classes = np.empty(config.count, dtype=np.int64)
     for start in range(0, config.count, _CHUNK):
@@ -155,7 +156,7 @@ class _Draws:
         return column
 
 
-def _originals_of_split(config: ClutterConfig) -> tuple[Floats, Labels]:
+def originals_of_split(config: ClutterConfig) -> tuple[Floats, Labels]:
     """Return the enlarged digits that a split is made from; no two splits share one."""
     source = load_originals()
     train, heldout = stratified_split(source.labels[source.train], HELDOUT_ORIGINALS, seed=config.seed)
@@ -172,7 +173,7 @@ def _draw_ink(pixels: Floats, chosen: Indices, draws: _Draws, *, size: int) -> F
     room = np.float32(0.5) - side * np.float32(0.45)
     center = [np.float32(0.5) + room * draws.between(-1, 1) for _ in range(2)]
     angle = draws.between(-ROTATION_DEGREES, ROTATION_DEGREES)
-    ink = _sample_digit(pixels, chosen, [x_P - center[0][:, None], y_P - center[1][:, None]], side, angle)
+    ink = sample_digit(pixels, chosen, [x_P - center[0][:, None], y_P - center[1][:, None]], side, angle)
     for _ in range(PIECES):
         np.maximum(ink, _draw_piece(pixels, draws, x_P, y_P), out=ink)
     for _ in range(STROKES):
@@ -186,21 +187,33 @@ def _draw_piece(pixels: Floats, draws: _Draws, x_P: Floats, y_P: Floats) -> Floa
     side, angle = draws.between(*DIGIT_SIZE), draws.between(-180, 180)
     offsets = [axis - draws.between(0, 1)[:, None] for axis in (x_P, y_P)]
     widths = [draws.between(*PIECE_WIDTH) / np.float32(8) for _ in range(2)]
-    ink = _sample_digit(pixels, chosen, offsets, side, angle, window=widths, shift=draws.between(-0.2, 0.2))
+    ink = sample_digit(pixels, chosen, offsets, side, angle, window=widths, shift=draws.between(-0.2, 0.2))
     return ink * draws.between(*PIECE_CONTRAST)[:, None]
 
 
 def _draw_stroke(draws: _Draws, x_P: Floats, y_P: Floats) -> Floats:
-    """Return a straight line between two points, by the distance of each pixel from the segment."""
-    x0, y0, x1, y1 = (draws.between(-0.1, 1.1)[:, None] for _ in range(4))
+    """Return a straight line between two points in each image."""
+    ends = [draws.between(-0.1, 1.1) for _ in range(4)]
+    return stroke_ink(ends, x_P, y_P) * draws.between(*PIECE_CONTRAST)[:, None]
+
+
+def stroke_ink(ends: Sequence[Floats], x_P: Floats, y_P: Floats) -> Floats:
+    """Return the ink of straight lines, by the distance of each pixel from the segment.
+
+    Args:
+        ends: x and y of the first points and of the second ones, as shares of the image's side.
+        x_P: Horizontal position of each pixel.
+        y_P: Vertical position of each pixel.
+    """
+    x0, y0, x1, y1 = (end[:, None] for end in ends)
     dx, dy = x1 - x0, y1 - y0
     along = np.clip(((x_P - x0) * dx + (y_P - y0) * dy) / (dx * dx + dy * dy + np.float32(1e-6)), 0, 1)
     distance = np.hypot(x_P - x0 - along * dx, y_P - y0 - along * dy)
     ink: Floats = np.clip(np.float32(1.5) - distance * np.float32(1 / STROKE_WIDTH), 0, 1)
-    return ink * draws.between(*PIECE_CONTRAST)[:, None]
+    return ink
 
 
-def _sample_digit(
+def sample_digit(
     pixels: Floats,
     chosen: Indices,
     offsets: Sequence[Floats],
@@ -210,7 +223,20 @@ def _sample_digit(
     window: Sequence[Floats] | None = None,
     shift: Floats | None = None,
 ) -> Floats:
-    """Sample a digit at points relative to its center; with a `window`, only what lies within it."""
+    """Sample a digit at points relative to its center.
+
+    Args:
+        pixels: Enlarged digits, as `originals_of_split` returns them.
+        chosen: Which of them each row of the result is.
+        offsets: Horizontal and vertical distance of the points from the center, as shares of the image's side.
+        side: Side of each digit's square, as such a share.
+        degrees: Rotation of each digit.
+        window: Width and height, as shares of the digit, of the part to sample; None: all of it.
+        shift: Distance of this part from the digit's center.
+
+    Returns:
+        The ink at each point, from 0 to 1, and 0 outside.
+    """
     # Rotate and scale the points into the digit's own unit square, then look up the nearest pixel.
     cosine, sine = (function(np.deg2rad(degrees)) / side for function in (np.cos, np.sin))
     u = offsets[0] * cosine[:, None] + offsets[1] * sine[:, None]

@@ -46,7 +46,7 @@ def test_no_two_splits_share_an_original() -> None:
     source = load_originals()
     pools = []
     for split in ("train", "heldout", "test"):
-        pixels, labels = module._originals_of_split(ClutterConfig(split=split, count=1))
+        pixels, labels = module.originals_of_split(ClutterConfig(split=split, count=1))
         pools.append({image.tobytes() for image in pixels})
         assert np.bincount(labels).min() > 20
     assert sum(map(len, pools)) == len(set.union(*pools)) <= len(source.labels)
@@ -72,7 +72,7 @@ def test_an_image_holds_its_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(module, name, value)
     images = make_clutter(ClutterConfig(split="train", count=200))
-    pixels, labels = module._originals_of_split(ClutterConfig(split="train", count=1))
+    pixels, labels = module.originals_of_split(ClutterConfig(split="train", count=1))
     shrunk = pixels.reshape(len(pixels), 8, 4, 8, 4).mean(axis=(2, 4))
     right = 0
     for image, label in zip(images.array[..., 0], images.labels, strict=True):
