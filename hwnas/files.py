@@ -359,6 +359,27 @@ class WriterLock:
             return "a process that is not known"
 
 
+def is_being_written(lock: Path) -> bool | None:
+    """Return True if the process that last held a `WriterLock` is alive, without touching the lock.
+
+    Returns:
+        None where that is not known: the holder is on another host, or the file says nothing.
+    """
+    try:
+        holder = json.loads(read_bytes(lock, follow_links=False)[:1000])
+        number, host = int(holder["pid"]), holder["host"]
+        if host != socket.gethostname() or number <= 0:
+            return None
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # a process of another user
+        return True
+    except (InputError, OSError, OverflowError, ValueError, TypeError, KeyError):
+        return None
+    return True
+
+
 @contextmanager
 def brief_lock(path: Path, *, timeout_s: float) -> Iterator[bool]:
     """Hold the lock of a file or folder while something small is written, after waiting for other processes.

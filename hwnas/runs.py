@@ -1,13 +1,15 @@
 """Run folders, whose manifest records how they were made.
 
 RUN/manifest.json    command line, resolved config, seeds, environment, time of creation
+    RUN/error.json       the error that ended the last command; none where it succeeded
 """
 
 import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module, metadata
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hwnas.config import Between, UtcTime, from_mapping, load_json, require_schema, shown, to_mapping
-from hwnas.errors import InputError
-from hwnas.files import file_errors, write_atomic
+from hwnas.errors import HwnasError, InputError
+from hwnas.files import file_errors, read_text, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +31,14 @@ LOCK = ".lock"
 MANIFEST = "manifest.json"
 """The file that makes a folder a run."""
 
+ERROR = "error.json"
+"""The file of the error that ended the last command that wrote a run."""
+
 SUPERNET, NETWORK, MODEL = "supernet.safetensors", "network.safetensors", "model.safetensors"
 """Files of weights in a run: of a supernet, of a network of a space, and of a model of timm."""
+
+_MAX_ERROR = 4000
+"""Characters of an error that a run keeps."""
 
 PACKAGES = (
     "click",
@@ -159,6 +167,47 @@ class Run:
         if not (path / MANIFEST).exists():
             raise InputError(f"{path} is not a run: it has no {MANIFEST}")
         return cls(path, _parse(load_json(path / MANIFEST), source=str(path / MANIFEST)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunError:
+    """The error that ended a command."""
+
+    time_utc: UtcTime
+    kind: str
+    """Name of the exception."""
+    message: str
+    """With what was given, what is valid, and what to do next."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "RunError":
+        """Describe an exception that was raised now."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(time_utc=now, kind=type(error).__name__, message=str(error)[:_MAX_ERROR])
+
+
+@contextmanager
+def record_error(run: Path) -> Iterator[None]:
+    """Keep the error that ends a block in a run, for those who watch it; a block that succeeds removes it."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        with suppress(InputError):  # on a full disk the error itself is what matters
+            write_atomic(run / ERROR, json.dumps(to_mapping(RunError.of(error)), ensure_ascii=False) + "\n")
+        raise
+    with suppress(OSError):
+        (run / ERROR).unlink(missing_ok=True)
+
+
+def read_error(run: Path) -> RunError | None:
+    """Read the error that ended the last command of a run; None: there is none, or its file cannot be read."""
+    try:
+        if not (run / ERROR).is_file():
+            return None
+        data = json.loads(read_text(run / ERROR, follow_links=False)[: 4 * _MAX_ERROR])
+        return from_mapping(RunError, data, where=str(run / ERROR))
+    except (HwnasError, OSError, ValueError, RecursionError):
+        return None
 
 
 def environment() -> Environment:

@@ -1,33 +1,85 @@
-"""`hwnas report`: write the report of one or several searches."""
+"""`hwnas report`: write the report of one or several searches, or show runs while they are written."""
 
+import sys
 import webbrowser
 from pathlib import Path
 
 import click
 
-from hwnas.cli.options import PATH, json_option
+from hwnas.cli.options import PATH, PORT, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
+from hwnas.errors import UsageError
 from hwnas.pipeline.report import Report, RunSummary, write_report
+from hwnas.report.live.server import LOOPBACK, LiveServer
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
 @click.option("--out", type=PATH, help="Folder to write to, instead of the first RUN.")
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+@click.option("--watch", is_flag=True, help="Serve a page that follows RUNs while they are written, until Ctrl-C.")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address that --watch listens on.")
+@click.option("--port", type=PORT, default=0, show_default="a free one", help="Port that --watch listens on.")
 @json_option
-def report(runs: tuple[Path, ...], *, out: Path | None, show: bool, as_json: bool) -> None:
+@click.pass_context
+def report(
+    context: click.Context,
+    /,
+    runs: tuple[Path, ...],
+    *,
+    out: Path | None,
+    show: bool,
+    watch: bool,
+    host: str,
+    port: int,
+    as_json: bool,
+) -> None:
     """Write the report of a search: page, tables, figures.
 
     The page works offline. Several RUNs are compared on one page. An unfinished search is reported as far as it got.
+    With --watch nothing is written: a page on this machine follows searches, trainings and profiles while they run.
     """
+    _require_effect(context, watch=watch)
+    if watch:
+        _watch(runs, host=host, port=port, show=show, as_json=as_json)
+        return
     written = write_report(runs, out=out)
     if as_json:
         print_json(written)
     else:
         _print(written)
-    if show and not webbrowser.open(written.page.resolve().as_uri()):
-        console_reporter().message(f"warning: no browser could be opened; open {written.page} yourself")
+    if show:
+        _open(written.page.resolve().as_uri())
+
+
+def _require_effect(context: click.Context, *, watch: bool) -> None:
+    useless = ("--out",) if watch else ("--host", "--port")
+    given = [option for option in given_options(context, except_for=()) if option in useless]
+    if given:
+        reason = "--watch writes no files" if watch else "only --watch listens"
+        raise UsageError(f"{given[0]} has no effect: {reason}", got=given[0], hint=f"leave out {given[0]}")
+
+
+def _watch(runs: tuple[Path, ...], *, host: str, port: int, show: bool, as_json: bool) -> None:
+    with LiveServer(runs, host=host, port=port) as server:
+        if as_json:
+            print_json({"url": server.url})
+        else:
+            print_line(server.url, wrap=False)
+        sys.stdout.flush()
+        reporter = console_reporter()
+        if host != LOOPBACK:
+            reporter.message(f"warning: whoever can reach {host} and knows this address can read the runs")
+        reporter.message("Ctrl-C ends it; the runs go on")
+        if show:
+            _open(server.url)
+        server.serve_forever()
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(address):
+        console_reporter().message(f"warning: no browser could be opened; open {address} yourself")
 
 
 def _print(written: Report) -> None:

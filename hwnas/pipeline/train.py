@@ -4,7 +4,7 @@ import resource
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.files import WriterLock, file_errors, remove_temporaries
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import LOCK, MANIFEST, Run, require_new_folder
+from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
@@ -169,14 +169,14 @@ def train_model(
                 reporter.message(f"note: {note}")
         world.barrier()
         if initial.fitted and config.recipe.trains_classifier:
-            with explain_out_of_memory(config, world), _add_resume_hint(folder):
+            with _record_error(folder, world), explain_out_of_memory(config, world), _add_resume_hint(folder):
                 initial = _train_classifier(config, data, initial, trainer, reporter=reporter)
             notes += initial.notes
             trainer = make_trainer(config, model=initial.model)
         if world.is_main_process and initial.order is not None:
             save_elastic_model(initial, folder)
         world.barrier()
-        with explain_out_of_memory(config, world), _add_resume_hint(folder):
+        with _record_error(folder, world), explain_out_of_memory(config, world), _add_resume_hint(folder):
             session = run_training(
                 trainer,
                 origin=weights_origin(config),
@@ -243,6 +243,10 @@ def estimate_training(
         memory_mb=memory,
         notes=notes,
     )
+
+
+def _record_error(folder: Path, world: World) -> AbstractContextManager[None]:
+    return record_error(folder) if world.is_main_process else nullcontext()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -132,7 +132,9 @@ class StoreOpener:
                 manifest = self._new_manifest(plan, setting)
                 path = self._folder(manifest)
                 path_within(self.out, path.relative_to(self.out))
-                store = stack.enter_context(Store(path, manifest=manifest, session=session))
+                planned = sum(task.setting.batch == setting.batch for task in plan.tasks)
+                store = Store(path, manifest=manifest, session=replace(session, planned=planned))
+                stack.enter_context(store)
                 stores[setting.batch] = store
                 _log.info("profile %s: %d rows before", store.path, len(store.profile.measurements))
                 for note in store.notes:

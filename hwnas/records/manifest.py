@@ -31,6 +31,8 @@ class CampaignSession:
     """Git commit of hwnas, if it is a checkout."""
     modified: bool | None = None
     """The checkout had uncommitted changes."""
+    planned: int | None = None
+    """Measurements that the plan had when the command began, with those of earlier sessions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,10 +103,10 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
     near = (low - _NEAR * (high - low), high + _NEAR * (high - low))
     for name, colour, reference in _references(runs):
         across = reference.value(x.key)
-        if across is not None and near[0] <= across * _factor(x) <= near[1]:
-            _draw_reference(axes, name, across * _factor(x), reference.value(y.key), y, colour=colour)
-    axes.set_xlabel(_title(x))
-    axes.set_ylabel(_title(y))
+        if across is not None and near[0] <= across * axis_factor(x) <= near[1]:
+            _draw_reference(axes, name, across * axis_factor(x), reference.value(y.key), y, colour=colour)
+    axes.set_xlabel(axis_title(x))
+    axes.set_ylabel(axis_title(y))
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     _legend_above(axes)
@@ -179,7 +179,7 @@ def _draw_deployments(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo)
 def _draw_dominated(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
     candidates = data.candidates
     dominated = candidates.feasible & ~candidates.on_front
-    columns = [candidates.metrics[metric.key].mean[dominated] * _factor(metric) for metric in (x, y)]
+    columns = [candidates.metrics[metric.key].mean[dominated] * axis_factor(metric) for metric in (x, y)]
     axes.plot(*columns, ".", color="0.8", markersize=2, label="dominated", zorder=1, rasterized=True)
 
 
@@ -193,7 +193,7 @@ def _joined(axes: "Axes", data: RunData, x: MetricInfo, y: MetricInfo) -> None:
 def _point(member: Member, x: MetricInfo, y: MetricInfo, *, measured: bool) -> tuple[float, float]:
     values = [member.value(metric.key) if measured else member.metrics[metric.key].predicted for metric in (x, y)]
     across, up = (np.nan if value is None else value for value in values)
-    return across * _factor(x), up * _factor(y)
+    return across * axis_factor(x), up * axis_factor(y)
 
 
 def _errors(data: RunData, metric: MetricInfo) -> Any:
@@ -207,7 +207,7 @@ def _errors(data: RunData, metric: MetricInfo) -> Any:
         else (max(0.0, check.measured - check.measured_lower), max(0.0, check.measured_upper - check.measured))
         for check in checks
     ]
-    return np.array(rows).T * _factor(metric)
+    return np.array(rows).T * axis_factor(metric)
 
 
 def _references(runs: Sequence[RunData]) -> Iterator[tuple[str, str, ReferenceNetwork]]:
@@ -228,7 +228,7 @@ def _draw_reference(
 ) -> None:
     """Draw a reference network as a star, or as a vertical line if only its horizontal value is known."""
     if up is not None:
-        point = (across, up * _factor(y))
+        point = (across, up * axis_factor(y))
         axes.plot([point[0]], [point[1]], "*", color=colour, markersize=9)
         axes.annotate(_without_maths(name), point, (4, 4), textcoords="offset points")
         return
@@ -284,7 +284,7 @@ def draw_parity(axes: "Axes", data: RunData, key: str) -> None:
     ends = [values.min(), values.max()]
     axes.plot(ends, ends, color=_GREY, linewidth=0.8, zorder=1)
     _plain_logarithms(axes)
-    axes.set_xlabel(f"measured {_title(metric)}")
+    axes.set_xlabel(f"measured {axis_title(metric)}")
     in_deployment = "" if deployment is None else f", {deployment}"
     axes.set_ylabel(f"predicted {_TITLES[metric.name]}{in_deployment}")
     _legend_above(axes)
@@ -342,11 +342,13 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [point[0] for point in points], [point[1] for point in points]
 
 
-def _factor(metric: MetricInfo) -> float:
+def axis_factor(metric: MetricInfo) -> float:
+    """Return what values of a metric are multiplied by on an axis."""
     return _FACTORS.get(metric.name, 1.0)
 
 
-def _title(metric: MetricInfo) -> str:
+def axis_title(metric: MetricInfo) -> str:
+    """Return the name of a metric with its unit, and its deployment on a second line."""
     return f"{_TITLES[metric.name]}{chr(10) + _without_maths(metric.where) if metric.where else ''}"
 
 

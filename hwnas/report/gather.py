@@ -29,8 +29,12 @@ _MAX_VALUE = 1e18
 """Largest value of a metric. Figures and ratios of larger ones overflow."""
 
 
-def gather(path: Path) -> RunData:
+def gather(path: Path, *, evidence: bool = True) -> RunData:
     """Read a finished or unfinished search run.
+
+    Args:
+        path: The run.
+        evidence: Also read what lies outside of the study: hashes of files, trainings and fitted ranges of predictors.
 
     Raises:
         InputError: The folder is not the run of a search, or one of its files is invalid.
@@ -64,13 +68,13 @@ def gather(path: Path) -> RunData:
         candidates=candidates,
         front=front,
         history=history,
-        outside={} if record is None else outside_range(path, spec, space, candidates.genomes[rows]),
+        outside={} if record is None or not evidence else outside_range(path, spec, space, candidates.genomes[rows]),
         cards={
             metric: card_from_json(card, source=f"{path / RECORD_FILE}: predictor_cards.{metric}")
             for metric, card in cards.items()
         },
-        hashes={name: file_sha256(path / name) for name in _HASHED if (path / name).is_file()},
-        trainings=training_curves(path, spec, record),
+        hashes={name: file_sha256(path / name) for name in _HASHED if evidence and (path / name).is_file()},
+        trainings=training_curves(path, spec, record) if evidence else (),
     )
 
 

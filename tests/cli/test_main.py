@@ -169,7 +169,7 @@ SURFACE = {
         "run",
     ],
     "explain": ["--batch", "--device", "--json", "--operations", "--precision", "--threads", "arch", "space"],
-    "report": ["--json", "--open", "--out", "runs"],
+    "report": ["--host", "--json", "--open", "--out", "--port", "--watch", "runs"],
     "export": [
         "--arch",
         "--batch",

@@ -23,6 +23,7 @@ CHECKED_TEXTS = {
     "devices": "split and looked up among GPUs",
     "elastic": "looked up among the models of timm, or a path",
     "entry": "looked up in the checkpoint",
+    "host": "listened on",
     "gpus": "split and looked up among the GPUs of the machine",
     "family": "looked up among families",
     "match": "compiled as a regular expression",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.cli.app import run as hwnas
+from hwnas.report.live.server import LiveServer
 from hwnas.runs import Run
 from tests.report.example import Example, make_run
 
@@ -77,3 +78,25 @@ def test_what_is_no_search_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_run_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert hwnas(["report"]) == 2
     assert "missing argument 'RUN...'" in capsys.readouterr().err
+
+
+def test_watch_prints_the_address_and_serves(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(LiveServer, "serve_forever", lambda server: asked.append(server.port))
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    assert hwnas(["report", str(run), "--watch", "--open"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"http://127.0.0.1:{asked[0]}/")
+    assert "warning: whoever" not in captured.err
+    assert hwnas(["report", str(run), "--watch", "--host", "0.0.0.0", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["url"].startswith("http://")
+    assert "warning: whoever can reach 0.0.0.0" in captured.err
+
+
+@pytest.mark.parametrize("options", [["--watch", "--out", "x"], ["--host", "0.0.0.0"], ["--port", "80"]])
+def test_options_without_effect_are_refused(run: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert hwnas(["report", str(run), *options]) == 2
+    assert "has no effect" in capsys.readouterr().err

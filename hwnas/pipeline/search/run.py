@@ -29,7 +29,7 @@ from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.lookup import free_name
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import Run
+from hwnas.runs import Run, record_error
 from hwnas.search.constraint_check import ConstraintCheck, check_constraints, require_satisfiable
 from hwnas.search.ledger import Stopwatch
 from hwnas.search.objective import Estimate
@@ -335,8 +335,9 @@ def _seconds_per_evaluation(context: SearchContext) -> float | None:
 
 @contextmanager
 def _add_resume_hint(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        message = f"all that was evaluated is kept\n  try     hwnas search --resume {shlex.quote(str(run))}"
-        raise Interrupted(message, number=signal_number(error)) from error
+    with record_error(run):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            message = f"all that was evaluated is kept\n  try     hwnas search --resume {shlex.quote(str(run))}"
+            raise Interrupted(message, number=signal_number(error)) from error

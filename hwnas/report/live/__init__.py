@@ -1,0 +1,1 @@
+"""The live view of runs: their state, and a server that shows it."""
