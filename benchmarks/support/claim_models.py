@@ -14,7 +14,8 @@ from hwnas.supernet.autoformer import AutoFormerSupernet, AutoFormerSupernetConf
 from hwnas.supernet.layers import init_linears
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.resnas import Reduction, ReductionConfig, ResNasSupernet
-from hwnas.supernet.supernet import SlicedSegment, Supernet, sliced_segment
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
+from hwnas.supernet.supernet import Supernet
 
 _HAND_DEPTH, _HAND_HEAD_DIM = 4, 16
 _HAND_HEADS = tuple(range(1, 9))

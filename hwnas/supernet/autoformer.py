@@ -1,6 +1,7 @@
 """AutoFormer's supernet: weight entanglement, where every width is a prefix of the widest, with relative position."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,8 +19,9 @@ from hwnas.supernet.layers import (
 )
 from hwnas.supernet.network import Network, SegmentConfig
 from hwnas.supernet.relative import RelativeAttention
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
 from hwnas.supernet.sharing import Axes, attention_axes, head_axes, interleaved, mlp_axes, prefix, stem_axes
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 EPS = 1e-5
 
@@ -45,6 +47,9 @@ class AutoFormerBlockConfig:
     grid: int
     relative_clip: int | None
     drop_path: float = 0.0
+
+    weight_sizes: ClassVar = ("hidden_dim",)
+    """Fields that the shapes of weights depend on, and nothing else."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

@@ -13,16 +13,16 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from hwnas.space.elastic import Activation, Elastic, ElasticArch, ElasticConfig, Pooling
 from hwnas.supernet.features import TokenGrid
 from hwnas.supernet.layers import DropPath, attend, drop_path_rates, init_linears, join_heads, split_heads
 from hwnas.supernet.network import Network, SegmentConfig, resized
-from hwnas.supernet.sharing import Axes, Part, Resampled, linear_axes, prefix, take, thirds
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
+from hwnas.supernet.sharing import Axes, Part, Resampled, linear_axes, prefix, thirds
 from hwnas.supernet.sorting import UnitGroup, UnitWeights
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, prepared, sliced_segment
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -501,13 +501,9 @@ class ElasticSupernet(Supernet[ElasticConfig, ElasticArch, ElasticSupernetConfig
 
     def outputs(self, images: Tensor, arch: ElasticArch) -> ElasticOutputs:
         """Run one network and return its logits and features."""
-        *blocks, (head, sources) = prepared(self._checked(arch).values())
+        *blocks, head = self._prepared(self._checked(arch).values())
         tensors = self._tensors()
-        head.train(self.training)
-        weights = {name: take(source, tensors) for name, source in sources.items()}
-        outputs: ElasticOutputs = functional_call(
-            head, weights, (self._run(blocks, images, tensors),), {"detailed": True}
-        )
+        outputs: ElasticOutputs = head.run(self._run(blocks, images, tensors), tensors, detailed=True)
         return outputs
 
     def sortable(self) -> tuple[UnitGroup, ...]:

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ from hwnas.supernet.layers import (
     init_linears,
 )
 from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
 from hwnas.supernet.sharing import Axes, Index, Pick, centre, linear_axes, mlp_axes, prefix, suffix
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 EPS = 1e-6
 
@@ -62,6 +63,9 @@ class GlitBlockConfig:
     kernel_size: int
     hidden_dim: int
     drop_path: float = 0.0
+
+    weight_sizes: ClassVar = ("value_dim", "hidden_dim")
+    """Fields that the shapes of weights depend on, and nothing else."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

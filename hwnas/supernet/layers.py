@@ -4,6 +4,7 @@ Shape suffixes: B images, N tokens, D channels, H heads.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,9 @@ class StemConfig:
     """Standard deviation of the initial class token and positions; at 0 they start at 0."""
     prefix_tokens: int = 1
     """Tokens in front of those of the patches."""
+
+    weight_sizes: ClassVar = ("embed_dim",)
+    """Fields that the shapes of weights depend on, and nothing else."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

@@ -13,7 +13,10 @@ from hwnas.supernet.task_head import TaskHeadConfig, read_maps
 
 
 class SegmentConfig(Protocol):
-    """The config of a segment: a frozen, hashable value that can build it."""
+    """The config of a segment: a frozen, hashable value that can build it.
+
+    It may name in `weight_sizes` the fields that nothing but the shapes of its weights depends on.
+    """
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

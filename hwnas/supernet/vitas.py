@@ -7,7 +7,7 @@ has a stem of its own, and each number of heads its own weights of q and k.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from hwnas.supernet.layers import (
     init_linears,
 )
 from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
 from hwnas.supernet.sharing import (
     Index,
     Part,
@@ -38,7 +39,7 @@ from hwnas.supernet.sharing import (
     stem_axes,
     suffix,
 )
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 BLOCK_EPS = 1e-6
 HEAD_EPS = 1e-5
@@ -75,6 +76,9 @@ class VitasBlockConfig:
     hidden_dim: int
     scale: float | None = None
     drop_path: float = 0.0
+
+    weight_sizes: ClassVar = ("width", "hidden_dim")
+    """Fields that the shapes of weights depend on, and nothing else."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

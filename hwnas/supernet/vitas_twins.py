@@ -5,7 +5,7 @@ Shape suffixes: B images (or windows of images), N tokens, D channels, H heads, 
 
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +23,7 @@ from hwnas.supernet.layers import (
     split_heads,
 )
 from hwnas.supernet.network import Network, SegmentConfig
+from hwnas.supernet.segments import SlicedSegment, sliced_segment
 from hwnas.supernet.sharing import (
     Axes,
     Index,
@@ -37,7 +38,7 @@ from hwnas.supernet.sharing import (
     prefix,
     thirds,
 )
-from hwnas.supernet.supernet import SlicedSegment, Supernet, SupernetConfig, sliced_segment
+from hwnas.supernet.supernet import Supernet, SupernetConfig
 
 EPS = 1e-6
 PATCH_EPS = 1e-5
@@ -87,6 +88,9 @@ class TwinsBlockConfig:
     reduction: int = 1
     position: bool = False
     drop_path: float = 0.0
+
+    weight_sizes: ClassVar = ("width", "hidden_dim")
+    """Fields that the shapes of weights depend on, and nothing else."""
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""

@@ -14,7 +14,7 @@ from hwnas.space.resnas import distilled
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.resnas import ResNasSupernet
-from hwnas.supernet.supernet import SlicedSegment
+from hwnas.supernet.segments import SlicedSegment
 from hwnas.supernet.vitas import VitasSupernet
 from hwnas.train.losses import Microbatch
 from hwnas.train.metrics_file import read_metrics
