@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.predictors.predict import NetworkPredictions, PredictOptions, predict_networks
     from hwnas.pipeline.predictors.workloads import timm_workload
     from hwnas.pipeline.profiles import ProfileDetails, ProfileSummary, list_profiles, load_profile
+    from hwnas.pipeline.push import PushedNetwork, push_network
     from hwnas.pipeline.quantisation import QuantisationOptions
     from hwnas.pipeline.report import Report, write_report
     from hwnas.pipeline.search.options import SearchOptions
@@ -75,6 +76,7 @@ __all__ = [
     "PretrainedModel",
     "ProfileDetails",
     "ProfileSummary",
+    "PushedNetwork",
     "QuantisationOptions",
     "QueryResult",
     "Report",
@@ -106,6 +108,7 @@ __all__ = [
     "measure_module",
     "optimize",
     "predict_networks",
+    "push_network",
     "query",
     "register_dataset",
     "search_networks",
@@ -144,6 +147,7 @@ _MODULES = {
     "Predictor": "hwnas.predict.predictor",
     "ProfileDetails": "hwnas.pipeline.profiles",
     "ProfileSummary": "hwnas.pipeline.profiles",
+    "PushedNetwork": "hwnas.pipeline.push",
     "QuantisationOptions": "hwnas.pipeline.quantisation",
     "QueryResult": "hwnas.pipeline.search.query",
     "Report": "hwnas.pipeline.report",
@@ -175,6 +179,7 @@ _MODULES = {
     "measure_module": "hwnas.pipeline.modules",
     "optimize": "hwnas.pipeline.optimize",
     "predict_networks": "hwnas.pipeline.predictors.predict",
+    "push_network": "hwnas.pipeline.push",
     "query": "hwnas.pipeline.search.query",
     "register_dataset": "hwnas.train.data.sources",
     "search_networks": "hwnas.pipeline.search.run",

@@ -10,7 +10,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
@@ -158,6 +158,13 @@ class Run:
         write_atomic(path / MANIFEST, text)
         _log.info("new run %s", path)
         return cls(path, manifest)
+
+    def with_config(self, config: object) -> "Run":
+        """Replace the config in the manifest, as of a run that goes on with another one."""
+        manifest = replace(self.manifest, config=to_mapping(config))
+        text = json.dumps(to_mapping(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(self.path / MANIFEST, text)
+        return type(self)(self.path, manifest)
 
     @classmethod
     def open(cls, path: Path) -> "Run":

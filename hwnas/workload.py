@@ -217,6 +217,16 @@ class Attention(Operation):
         return self.windows * self.queries * self.width
 
 
+def is_direct_grid(grid: int) -> bool:
+    """Return True if a grid is so small that relative position in the form of the paper is faster and is executed."""
+    return grid**2 + 1 <= _DIRECT_TOKENS
+
+
+def relative_columns(grid: int, *, head_dim: int) -> int:
+    """Return the extra columns of relative position in augmented form, such that a head is a multiple of 8 wide."""
+    return -(-(head_dim + 2 * grid + 1) // 8) * 8 - head_dim
+
+
 @dataclass(frozen=True, kw_only=True)
 class RelativePosition(Operation):
     """2-D relative position on keys and values (Shaw et al. 2018) of a grid of patches and a class token.
@@ -238,9 +248,9 @@ class RelativePosition(Operation):
         return self.times * self.heads * 2 * self._tokens() ** 2 * self.head_dim
 
     def _macs(self) -> Size:
-        if self.is_direct(self.grid):
+        if is_direct_grid(self.grid):
             return self.heads * 2 * self._tokens() ** 2 * self.head_dim
-        columns = self.columns(self.grid, head_dim=self.head_dim)
+        columns = relative_columns(self.grid, head_dim=self.head_dim)
         vectors = 2 * (2 * self.clip + 2)
         return self.heads * 2 * self._tokens() * (self._tokens() * columns + vectors * self.head_dim)
 
@@ -252,16 +262,6 @@ class RelativePosition(Operation):
 
     def _elements_written(self) -> Size:
         return self.heads * self._tokens() * self.head_dim
-
-    @staticmethod
-    def is_direct(grid: int) -> bool:
-        """Return True if the grid is so small that the form of the paper is faster and is executed."""
-        return grid**2 + 1 <= _DIRECT_TOKENS
-
-    @staticmethod
-    def columns(grid: int, *, head_dim: int) -> int:
-        """Return the number of extra columns in augmented form, padded so that a head is a multiple of 8 wide."""
-        return -(-(head_dim + 2 * grid + 1) // 8) * 8 - head_dim
 
     def _tokens(self) -> int:
         return self.grid**2 + 1

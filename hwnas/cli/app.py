@@ -61,6 +61,7 @@ COMMANDS = (
     CommandRow("explain", "hwnas.cli.explain:explain", "Explain where the time of a network goes."),
     CommandRow("report", "hwnas.cli.report:report", "Write the report of a search: page, tables, figures."),
     CommandRow("export", "hwnas.cli.export_network:export_network", "Export a network and check it against torch."),
+    CommandRow("push", "hwnas.cli.push:push", "Upload a network to the Hugging Face Hub."),
     CommandRow("demo", "hwnas.cli.demo:demo", "Run the whole pipeline at toy size on this CPU."),
     CommandRow("import", "hwnas.cli.import_checkpoint:import_checkpoint", "Convert an official checkpoint."),
     CommandRow("completion", "hwnas.cli.app:completion", "Print the completion script of a shell."),

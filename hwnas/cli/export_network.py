@@ -1,5 +1,6 @@
 """`hwnas export`: write a network to a file that runs without hwnas."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ _PLAN_PARAMETERS = (
 )
 """Parameters that can be given with a plan, which contains the others."""
 
+_SHOWN_CLASSES = 5
+"""Names of classes that are printed."""
+
 _SHOWN_LAYERS = 3
 """Layers whose noise in a quantised file is printed."""
 
@@ -73,7 +77,7 @@ _SHOWN_LAYERS = 3
     "--batch",
     type=BatchOrDynamic(),
     default="1",
-    show_default=True,
+    show_default="two files: one for the batch of the search, or 1, and one for any",
     help="Batch size that the file accepts, or dynamic for any.",
 )
 @click.option("--weights", type=PATH, help="Supernet or network file (.safetensors).")
@@ -85,7 +89,11 @@ _SHOWN_LAYERS = 3
     is_flag=True,
     help="Fit a network cut from a pretrained model anew to what the model computes, by least squares, if that helps.",
 )
-@click.option("--data", help="int8, fp8, --repair: labelled images, as for hwnas train.", show_default="those of RUN")
+@click.option(
+    "--data",
+    help="Images, as for hwnas train: with classes for int8 and fp8, with or without for --repair.",
+    show_default="those of RUN",
+)
 @click.option(
     "--calibration-images",
     type=Whole(1, 1_000_000),
@@ -166,8 +174,12 @@ def export_network(
     model that it was cut from, on training images of --data without their labels, before it is written in any format or
     precision. The network is written without the repair if that was worse on held-out images.
 
-    --format timm writes a folder for timm.create_model("local-dir:FOLDER", pretrained=True), checked by loading it. A
-    network is such a model if it is cut from one and all of its blocks are alike, with all heads.
+    Each file says how images are prepared (size, crop, interpolation, mean and standard deviation) and the names of
+    the classes, under the names of timm's pretrained_cfg: in the entry `preprocess` of its metadata.
+
+    --format timm writes a folder in the layout of the Hugging Face Hub, with a model card, which timm loads without
+    hwnas; README.md in it says how. A network that timm has no class for comes with its own PyTorch code in one file.
+    hwnas push uploads such a folder.
     """
     engine = EngineOptions(
         workspace_mb=workspace_mb,
@@ -199,8 +211,9 @@ def export_network(
     if [arch, named, pick].count(None) < 2:
         raise click.UsageError("the network must be named once, as ARCH, with --arch or by --pick")
     if pick is not None:
-        named = _picked(space, pick)
-    if format_ == "timm" and "--batch" in given_options(context, except_for=()):
+        named = picked_network(space, pick)
+    is_given = "--batch" in given_options(context, except_for=())
+    if format_ == "timm" and is_given:
         raise UsageError("a model of timm takes batches of any size", got="--batch", hint="leave out --batch")
     name = named if arch is None else arch
     if precision is None and format_ == "timm":
@@ -209,6 +222,10 @@ def export_network(
         from hwnas.pipeline.run_network import searched_precision  # it loads torch, which --help must not
 
         precision = searched_precision(space, name)
+    if not is_given and format_ != "timm":
+        from hwnas.pipeline.run_network import searched_batch
+
+        batch = searched_batch(space)
     exported = write_network(
         space,
         name,
@@ -216,6 +233,7 @@ def export_network(
         out=out,
         precision=precision,
         batch=batch,
+        any_batch=not is_given,
         weights=weights,
         seed=seed,
         image_size=image_size,
@@ -230,7 +248,7 @@ def export_network(
         _print(exported, repair=repair)
 
 
-def _picked(run: str, rule: str) -> str:
+def picked_network(run: str, rule: str) -> str:
     """Return the id of the network that a rule chooses from the front of a search."""
     from hwnas.search.result import load_search
 
@@ -288,10 +306,11 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
     if parity.exact_relative is not None:
         rows.append(("without rounding", f"{parity.exact_relative:.1e}, tolerance {parity.exact_tolerance:g}"))
     rows.append(("top-1 agreement", f"{100 * parity.top1_agreement:.4g}%"))
+    rows += _image_rows(exported.preprocess)
     if (accuracy := parity.accuracy) is not None:
         limit = f"{100 * accuracy.drop:.2f} points lost, {100 * accuracy.max_drop:g} allowed"
         rows.append(("top-1 accuracy", f"{accuracy.top1:.2%}, fp32 {accuracy.float_top1:.2%} ({limit})"))
-        rows.append(("images", f"{accuracy.images:,} held-out images of {accuracy.data}"))
+        rows.append(("compared on", f"{accuracy.images:,} held-out images of {accuracy.data}"))
         if accuracy.calibration is not None:
             rows.append(("calibration", accuracy.calibration))
         rows += [
@@ -302,6 +321,18 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
     print_line()
     for file in exported.files:
         print_line(str(file))
+
+
+def _image_rows(preprocess: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Say how images are prepared, and which classes the logits are of."""
+    channels, size, _ = preprocess["input_size"]
+    names = preprocess.get("label_names", ())
+    listed = "" if not names else f": {', '.join(names[:_SHOWN_CLASSES])}{', …' * (len(names) > _SHOWN_CLASSES)}"
+    crop, how = preprocess["crop_pct"], preprocess["interpolation"]
+    return [
+        ("images", f"{channels} x {size} x {size}, {how}, crop {crop:g}; mean and std in the metadata"),
+        ("classes", f"{preprocess['num_classes']}{listed}"),
+    ]
 
 
 def _repair_rows(found: "Repair | None", *, is_earlier: bool) -> list[tuple[str, object]]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from hwnas.cli.complete import add_completion
 from hwnas.cli.options import add_log_options
 from hwnas.errors import UsageError, nearest
 
@@ -63,4 +64,5 @@ def load(row: CommandRow) -> click.Command:
     module, attribute = row.target.split(":")
     command = getattr(import_module(module), attribute)
     assert isinstance(command, click.Command), row
+    add_completion(command)
     return add_log_options(command)

@@ -9,7 +9,7 @@ import click
 from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import QUALITIES, parse_metric
-from hwnas.pipeline.search.query import QueriedNetwork, QueryResult
+from hwnas.pipeline.search.query import QueryResult
 from hwnas.pipeline.search.query import query as query_search
 from hwnas.report.front import reference_origin
 from hwnas.search.record import ReferenceNetwork
@@ -92,7 +92,7 @@ def _print(found: QueryResult) -> None:
                 *(_format(name, network.metrics[name]) for name in names),
                 *([None if network.float_accuracy is None else f"{network.float_accuracy:.2%}"] if exact else []),
                 *(_format(name, network.measured[name]) if name in network.measured else None for name in measured),
-                *([_outside(network)] if is_outside else []),
+                *([network.outside or None] if is_outside else []),
             ]
             for network in found.networks
         ]
@@ -104,11 +104,6 @@ def _print(found: QueryResult) -> None:
     print_line(f"{len(found.networks)} on the front of {found.candidates:,} candidates{held}")
     for note in found.notes:
         print_line(f"note: {note}")
-
-
-def _outside(network: QueriedNetwork) -> str | None:
-    """Return the names of the metrics that are extrapolated for a network."""
-    return ", ".join(dict.fromkeys(parse_metric(name).name for name in network.outside)) or None
 
 
 def _print_references(networks: Sequence[ReferenceNetwork], names: Sequence[str]) -> None:

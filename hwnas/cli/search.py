@@ -90,7 +90,12 @@ _STRATEGY = (
         show_default="rounds; nsga2 without accuracy; hierarchical for GLiT",
         help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit.",
     ),
-    click.option("--budget", type=_BUDGET, show_default="500", help="Networks to evaluate."),
+    click.option(
+        "--budget",
+        type=_BUDGET,
+        show_default="500",
+        help="Networks to evaluate; with --resume as many as the search is to have in all.",
+    ),
     click.option("--minutes", type=MINUTES, help="Search for this long, instead of or in addition to --budget."),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option(
@@ -154,7 +159,7 @@ _RUN_OPTIONS = (
     click.option("--dry-run", is_flag=True, help="Print what would be searched, without evaluating anything."),
     json_option,
 )
-_RESUME_PARAMETERS = ("resume", "as_json", "workers", "evaluate_on")
+_RESUME_PARAMETERS = ("resume", "as_json", "workers", "evaluate_on", "budget")
 """Parameters that can be given with --resume."""
 
 
@@ -180,7 +185,7 @@ def search(
     place of accuracy. Constraints look like 'latency_ms<=8' or 'macs<=1.4G'. With several --precision or --runtime, the
     front consists of networks in deployments, each with its speed and its accuracy there. After the search, the
     front is measured if its device is in this machine, and the best networks are exported. An interrupted search is
-    resumed with --resume RUN and finds the same front.
+    resumed with --resume RUN and finds the same front; with a larger --budget, one that has ended goes on.
     """
     if resume is not None:
         given = given_options(context, except_for=_RESUME_PARAMETERS)
@@ -196,7 +201,13 @@ def search(
         return
     with console_reporter() as reporter:
         result = search_networks(
-            options, out=out, resume=resume, workers=workers, evaluate_on=evaluate_on, reporter=reporter
+            options,
+            out=out,
+            resume=resume,
+            budget=None if resume is None else values["budget"],
+            workers=workers,
+            evaluate_on=evaluate_on,
+            reporter=reporter,
         )
     if as_json:
         print_json({"run": result.run, **to_mapping(result.record)})

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hwnas.export.tensorrt.settings import EnginePrecision
     from hwnas.export.tensorrt.timing_cache import TimingCacheUse
     from hwnas.search.record import Repair
+    from hwnas.train.data.preprocess import Preprocess
 
 SUFFIXES: Mapping[str, str] = {
     "onnx": "onnx",
@@ -39,6 +40,9 @@ SUFFIXES: Mapping[str, str] = {
 """File suffix of each format; timm's is a folder."""
 
 FORMATS = tuple(SUFFIXES)
+
+_ANY_BATCH = ("onnx", "pt2")
+"""Formats whose files are for one batch or for any."""
 
 _COMMAND = "hwnas export {space} {arch}"
 
@@ -107,8 +111,10 @@ class ExportedNetwork:
     exporter: str
     parity: "ExportParity"
     files: tuple[Path, ...]
-    """The network first, then the files that accompany it."""
+    """The network first, then the files that accompany it, then the network for any batch if there is a second one."""
     seconds: float
+    preprocess: Mapping[str, Any]
+    """The preparation of its images and the names of its classes, with the names of timm's `pretrained_cfg`."""
     repair: "Repair | None" = None
     """Its repair; None if none was requested or nothing was cut."""
     is_repaired_winner: bool = False
@@ -129,6 +135,7 @@ def export_network(
     format: str = "onnx",
     precision: str = "fp32",
     batch: int | None = 1,
+    any_batch: bool = False,
     weights: Path | None = None,
     seed: int = 0,
     image_size: int | None = None,
@@ -144,12 +151,14 @@ def export_network(
         arch: The network. With a run it may be an id from that run, whose weights, image size and classes are then
             used. Not needed if `weights` holds a single network.
         out: The folder to write to.
-        format: 'onnx', 'pt2', 'safetensors', 'tensorrt', 'tensorrt-rtx', or 'timm': a folder that timm loads, of a
-            network whose blocks are alike and have all heads of the model that it was cut from.
+        format: 'onnx', 'pt2', 'safetensors', 'tensorrt', 'tensorrt-rtx', or 'timm': a folder that timm loads, with the
+            code of the network if timm has no class for it.
         precision: 'fp32', 'fp16' or 'bf16'; for an ONNX graph also 'int8', 'int8-dynamic' or 'fp8'; for an engine also
             'tf32', a float32 graph with TF32 products, 'int8' and 'fp8'.
         batch: Batch size that the file accepts; None for any, which an engine does not support. A model of timm takes
             any, and so none is given for it.
+        any_batch: Write a second file that accepts any batch beside one of a fixed batch, as `hwnas export` does
+            unless a batch is given; for ONNX graphs and programs of torch.
         weights: File of a supernet or of a network; it determines image size and classes. None for random weights.
         seed: Seed of random weights.
         image_size: Image size of a network with random weights, if it is not the space's.
@@ -185,10 +194,6 @@ def export_network(
     source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
     )
-    if format == "timm":  # before a repair, which takes long
-        from hwnas.train.plain_timm import require_plain
-
-        require_plain(source.space, source.arch)
     effect = _earlier_repair(run, source)
     is_earlier = effect is not None
     if repair and effect is None:
@@ -212,16 +217,22 @@ def export_network(
             batch=batch,
             image_size=source.space.image_size_of(source.arch),
         )
+    preprocess = _preprocess(source)
     if format == "timm":
         from hwnas.pipeline.export_timm import export_timm
 
-        exported = export_timm(source, path, metadata=_metadata(source, effect))
+        exported = export_timm(source, path, preprocess=preprocess, metadata=_metadata(source, effect))
     elif settings is not None:
         exported = _write_engine(source, path, settings, images=images, repair=effect)
     else:
         exported = _write_file(
             source, path, format=format, precision=precision, batch=batch, images=images, repair=effect
         )
+    files, seconds = exported.files, exported.seconds
+    if any_batch and batch is not None and format in _ANY_BATCH and precision not in QUANTISED_PRECISIONS:
+        second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
+        more = _write_file(source, second, format=format, precision=precision, batch=None, repair=effect)
+        files, seconds = (*files, *more.files), seconds + more.seconds
     return ExportedNetwork(
         space=source.space.name,
         arch=source.arch,
@@ -234,8 +245,9 @@ def export_network(
         batch=batch,
         exporter=exported.exporter,
         parity=exported.parity,
-        files=exported.files,
-        seconds=exported.seconds,
+        files=files,
+        seconds=seconds,
+        preprocess=preprocess.to_timm(),
         repair=effect,
         is_repaired_winner=is_earlier,
     )
@@ -344,8 +356,17 @@ def _write_file(
     )
 
 
+def _preprocess(source: WeightedNetwork) -> "Preprocess":
+    """Return how images become the input of a network, with what its weights' training says of them."""
+    from hwnas.train.data.preprocess import Preprocess
+
+    shape, classes = source.space.input_shape_of(source.arch), source.space.config.num_classes
+    return Preprocess.of(input_size=shape, num_classes=classes, beside=None if source.fresh else Path(source.weights))
+
+
 def _metadata(source: WeightedNetwork, repair: "Repair | None") -> dict[str, str]:
     return {
+        "preprocess": _preprocess(source).to_json(),
         "space": source.space.name,
         "network_id": source.space.network_id(source.arch),
         "weights": source.weights,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwnas.errors import InputError
-from hwnas.metrics import Deployment
+from hwnas.metrics import Deployment, parse_metric
 from hwnas.profile.runners.runner import graph_precision
 from hwnas.runs import NETWORK, SUPERNET, Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
@@ -102,6 +102,18 @@ def searched_precision(run: str, name: str | None) -> str:
         message = "a network that is on the front in several precisions must be named with one of them"
         raise InputError(message, got=name, known=sorted(found), hint=f"--arch {min(found)}")
     return precisions.pop() if len(precisions) == 1 else graph_precision(None)
+
+
+def searched_batch(run: str) -> int:
+    """Return the batch that a search predicted and measured its first metric of a device at; 1 if there is none.
+
+    Args:
+        run: The run of a search; what is none has no batch.
+    """
+    if not (Path(run) / RECORD_FILE).is_file():
+        return 1
+    metrics = map(parse_metric, read_record(Path(run)).spec.objectives)
+    return next((batch for metric in metrics if (batch := metric.deployment.fixed_batch) is not None), 1)
 
 
 def space_of_run(run: Path) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
+from hwnas.train.data.preprocess import PREPROCESS, describe_data, write_preprocess
 from hwnas.train.data.sources import DataSplits, open_data
 from hwnas.train.distributed import World, distributed_world
 from hwnas.train.elastic import CLUSTERS
@@ -433,14 +434,16 @@ def _require_same_config(requested: TrainConfig, config: TrainConfig) -> None:
 
 
 def _prepare_run(folder: Path, config: TrainConfig, data: DataSplits, *, resume: bool) -> None:
-    """Create the run, or check that a resumed one held out the same images."""
-    if resume:
-        if (folder / HELDOUT_LIST).exists():
-            require_same_images(folder / HELDOUT_LIST, data.heldout)
-            return
-    else:
+    """Create the run, or check that a resumed one held out the same images, and say how its images are prepared."""
+    if resume and (folder / HELDOUT_LIST).exists():
+        require_same_images(folder / HELDOUT_LIST, data.heldout)
+    if not resume:
         Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
-    write_image_list(folder / HELDOUT_LIST, data.heldout)
+    if not (folder / PREPROCESS).exists():
+        shape, classes = config.image_shape, config.num_classes
+        write_preprocess(folder, describe_data(data, num_classes=classes, image_shape=shape))
+    if not (folder / HELDOUT_LIST).exists():
+        write_image_list(folder / HELDOUT_LIST, data.heldout)
 
 
 def _make_trainer(

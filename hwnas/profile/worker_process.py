@@ -35,11 +35,8 @@ _HEARTBEAT_S = 1.0
 def main() -> None:
     """Answer requests until the campaign closes the channel."""
     die_with_parent()
-    channel, lock = open_channel(), threading.Lock()
-
-    def send(**values: Any) -> None:
-        with lock:  # other threads may log meanwhile
-            channel.sendall(json.dumps(values).encode() + b"\n")
+    channel = open_channel()
+    send = message_sender(channel)
 
     import torch
 
@@ -87,6 +84,17 @@ def _answer(timer: "NetworkTimer", request: Any, send: Callable[..., None]) -> N
             send(result=to_mapping(result), resident_mb=resident_mb())
     except HwnasError as error:
         send(error=to_mapping(WorkerError.of(error)))
+
+
+def message_sender(channel: socket.socket) -> Callable[..., None]:
+    """Return a function that sends its named values as one line of JSON; any thread may call it."""
+    lock = threading.Lock()
+
+    def send(**values: Any) -> None:
+        with lock:  # other threads may log meanwhile
+            channel.sendall(json.dumps(values).encode() + b"\n")
+
+    return send
 
 
 def open_channel() -> socket.socket:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hwnas.report.anatomy import PARTS, Anatomy, anatomies, anatomy, conditions_of
 from hwnas.report.data import Candidates, Member, RunData
 from hwnas.report.front import csv_text, json_text, outside_metrics, rows_of, verdict_of
-from hwnas.report.verdict import balanced, best_of, standing
+from hwnas.report.verdict import best_of, picked_member, standing
 from hwnas.space.deployed import DEPLOYMENT
 from hwnas.space.dimension import Dimension
 
@@ -225,8 +225,8 @@ def _predictors(data: RunData) -> list[dict[str, Any]]:
 def _choice(data: RunData) -> list[int]:
     """Return the front indices of the networks shown first: balanced, best in the first objective, and fastest."""
     front = standing(data) or data.front
-    speed = next((metric for metric in data.objectives if metric.where), data.objectives[-1])
-    picked = [balanced(data, front), best_of(front, data.objectives[0]), best_of(front, speed)]
+    balanced, fast = (picked_member(data, front, rule) for rule in ("balanced", "fast"))
+    picked = [balanced, best_of(front, data.objectives[0]), fast]
     return list(dict.fromkeys(data.front.index(member) for member in picked if member is not None))
 
 

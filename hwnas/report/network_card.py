@@ -1,6 +1,7 @@
 """The card of an exported winner: its arch, its metrics and their origin."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from hwnas.predict.card import UNMEASURED
 from hwnas.search.record import ExportedWinner, MetricCheck, SearchRecord
@@ -9,8 +10,15 @@ from hwnas.search.verification import FrontMember
 from hwnas.space.arch import Arch, canonical_json
 
 
-def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -> str:
-    """Return the card of an exported winner as Markdown."""
+def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner, *, preprocess: Mapping[str, Any]) -> str:
+    """Return the card of an exported winner as Markdown.
+
+    Args:
+        record: The record of the search.
+        member: The network.
+        item: Its files.
+        preprocess: The preparation of its images, with the names of timm's `pretrained_cfg`.
+    """
     lines = [
         f"# {record.spec.space} {member.candidate.network_id}",
         "",
@@ -23,6 +31,7 @@ def card_page(record: SearchRecord, member: FrontMember, item: ExportedWinner) -
         f"- arch_id {member.candidate.arch_id}, network_id {member.candidate.network_id}",
         *([] if member.candidate.deployment is None else [f"- deployment {member.candidate.deployment}"]),
         f"- images {_images(record.spec, member.candidate.arch)}",
+        *_preparation(preprocess),
         f"- {_weights(record.spec, item)}",
         f"- {_measured(record)}",
         *_repair(record.spec, item),
@@ -54,6 +63,18 @@ def _rows(record: SearchRecord, member: FrontMember) -> list[str]:
 def _images(spec: SearchSpec, arch: Arch) -> str:
     size = getattr(arch, "image_size", None) or spec.image_size
     return f"{spec.channels} x {size} x {size}, {spec.num_classes} classes"
+
+
+def _preparation(preprocess: Mapping[str, Any]) -> list[str]:
+    """Say how an image is prepared, and name the classes."""
+    size = int(preprocess["input_size"][1] / preprocess["crop_pct"])
+    mean, std = (", ".join(f"{value:g}" for value in preprocess[name]) for name in ("mean", "std"))
+    names = preprocess.get("label_names", ())
+    how = f"the shorter side to {size} pixels ({preprocess['interpolation']}), center crop"
+    return [
+        f"- preparation: {how}, pixels from 0 to 1 less {mean}, divided by {std}",
+        *([f"- classes: {', '.join(names)}"] if names else []),
+    ]
 
 
 def _weights(spec: SearchSpec, item: ExportedWinner) -> str:

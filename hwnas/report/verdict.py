@@ -11,7 +11,7 @@ import numpy as np
 
 from hwnas.metrics import QUALITIES, TIMED_METRICS, indistinct_supernet_warning, parse_metric
 from hwnas.report.data import Member, MetricInfo, RunData, percent, shown
-from hwnas.search.choice import balanced as balanced_row
+from hwnas.search.choice import Pick
 from hwnas.search.record import SearchRecord
 
 Level = Literal["note", "warning"]
@@ -112,12 +112,18 @@ def front_size(data: RunData) -> str:
 
 
 def balanced(data: RunData, front: Sequence[Member]) -> Member | None:
-    """Return the balanced network of a front, by measured values or else predictions, as a search exports it."""
-    rows = [[member.value(metric.key) for metric in data.objectives] for member in front]
-    if not rows:
+    """Return the balanced network of a front, as a search exports it."""
+    return picked_member(data, front, "balanced")
+
+
+def picked_member(data: RunData, front: Sequence[Member], rule: str) -> Member | None:
+    """Return the network of a front that a rule of `Pick` chooses, by measured values or else predictions."""
+    if not front:
         return None
     objectives = [parse_metric(metric.key) for metric in data.objectives]
-    index = balanced_row(objectives, np.array(rows, dtype=np.float64))
+    values = np.array([[member.value(metric.key) for metric in data.objectives] for member in front], dtype=np.float64)
+    columns = {metric: values[:, index] for index, metric in enumerate(objectives)}
+    index = Pick.parse(rule).choose(objectives, columns)
     return None if index is None else front[index]
 
 

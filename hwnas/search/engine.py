@@ -78,7 +78,8 @@ class Nsga2:
         return self._requested
 
     def tell(self, scores: PopulationScores) -> None:
-        """Take the scores of the last generation, row by row."""
+        """Take the scores of the last generation, row by row; of its first networks, if a budget ended within it."""
+        self._requested = self._requested[: len(scores.objectives)]
         known = known_rows(scores.objectives)
         # An unknown value counts as a violation, so that any network with values beats it.
         unknown = np.where(known, 0.0, 1.0)[:, None]

@@ -7,13 +7,14 @@ values from the study, has the others evaluated, and counts both alike.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.config import Above, Between, require_valid
+from hwnas.config import Above, Between, require_valid, shown
 from hwnas.errors import InputError
 from hwnas.progress import SearchProgress
 from hwnas.search.genome_set import GenomeSet, genome_keys
@@ -45,11 +46,41 @@ class Budget:
 
     evaluations: Annotated[int, Between(1, 1_000_000)] | None = 500
     minutes: Annotated[float, Above(0, 1_000_000)] | None = None
+    earlier: tuple[Annotated[int, Between(1, 1_000_000)], ...] = ()
+    """Budgets of evaluations that the search had before it was given more; up to each it is the search that it was."""
 
     def __post_init__(self) -> None:
         if self.evaluations is None and self.minutes is None:
             raise InputError("a search needs a budget of evaluations or of minutes", hint="--budget 500")
         require_valid(self)
+        ends = [*self.earlier, self.evaluations or 0]
+        if any(after <= before for before, after in pairwise(ends)):
+            raise InputError("each budget of a search must be larger than the one before", got=shown(ends))
+
+    @property
+    def planned(self) -> int | None:
+        """Evaluations that sizes are scaled to: those that the search began with."""
+        return self.earlier[0] if self.earlier else self.evaluations
+
+    def left(self, evaluations: int) -> int | None:
+        """Return how many evaluations follow until the search ends, or until it ended before; None: any number."""
+        if self.evaluations is None:
+            return None
+        return next((end for end in self.earlier if end > evaluations), self.evaluations) - evaluations
+
+    def extended(self, evaluations: int) -> Self:
+        """Return the budget of the same search with more evaluations.
+
+        Raises:
+            InputError: The budget is of minutes, or has as many evaluations already.
+        """
+        if self.evaluations is None or self.minutes is not None:
+            message = "a search that ends after some minutes cannot be given more evaluations"
+            raise InputError(message, got=f"{self.minutes:g} minutes", hint="a new search with --budget")
+        if evaluations <= self.evaluations:
+            message = f"the budget must be more than the {self.evaluations} evaluations that the search has"
+            raise InputError(message, got=evaluations, hint=f"--budget {2 * self.evaluations}")
+        return replace(self, evaluations=evaluations, earlier=(*self.earlier, self.evaluations))
 
 
 class Stopwatch:
@@ -128,8 +159,8 @@ class SearchLedger:
         """Evaluations that the budget still allows; a budget of minutes alone allows any number."""
         if self.stop is not None:
             return 0
-        most = self.budget.evaluations
-        return _UNLIMITED if most is None else most - self.evaluations
+        left = self.budget.left(self.evaluations)
+        return _UNLIMITED if left is None else left
 
     @property
     def candidates(self) -> EvaluatedCandidates:

@@ -207,7 +207,8 @@ class ExportedWinner:
     """Relative to the run."""
     why: str
     """The rule by which it was chosen."""
-    files: tuple[FileName, ...]
+    files: tuple[str, ...]
+    """Relative to `folder`; the weights of a retrained network are those of its training."""
     test_accuracy: Share | None
     """Test accuracy of the retrained network, evaluated once; None if it was not retrained."""
     failure: str | None
@@ -221,6 +222,8 @@ class ExportedWinner:
 
     def __post_init__(self) -> None:
         require_inside(Path(self.folder), what="folder")
+        for file in self.files:
+            require_inside(Path(file), what="files")
 
 
 @dataclass(frozen=True, kw_only=True)

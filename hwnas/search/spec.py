@@ -176,6 +176,8 @@ class SearchSpec:
         if self.supernet is not None:
             supernet = to_mapping(self.supernet).items()
             values["supernet"] = {name: value for name, value in supernet if name not in _NOT_IN_STUDY_OF_SUPERNET}
+        if not self.budget.earlier:  # as studies are whose search was never given more
+            values["budget"] = {name: value for name, value in values["budget"].items() if name != "earlier"}
         return values
 
     def load_space(self, run: Path) -> AnySpace:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwnas.supernet.layers import attend
-from hwnas.workload import Attention, Operation, RelativePosition
+from hwnas.workload import Attention, Operation, RelativePosition, is_direct_grid, relative_columns
 
 TABLES = ("key_rows", "key_columns", "value_rows", "value_columns")
 
@@ -53,7 +53,7 @@ class RelativeAttention(nn.Module):
         for table in self.parameters():
             nn.init.trunc_normal_(table, std=0.02)
         self.grid, self.clip, self.head_dim = grid, clip, head_dim
-        direct = RelativePosition.is_direct(grid)
+        direct = is_direct_grid(grid)
         self.attention: nn.Module = (
             _DirectAttention(grid, clip) if direct else _AugmentedAttention(grid, clip, head_dim)
         )
@@ -87,7 +87,7 @@ class _AugmentedAttention(nn.Module):
     def __init__(self, grid: int, clip: int, head_dim: int) -> None:
         super().__init__()
         self.num_near = 2 * grid
-        self.num_columns = RelativePosition.columns(grid, head_dim=head_dim)
+        self.num_columns = relative_columns(grid, head_dim=head_dim)
         self.num_clipped = max(grid - clip, 1)
         self.register_buffer("near_NE", _near_index(grid, clip), persistent=False)
         self.register_buffer("mass_NS", torch.tensor(_mass_index(grid, clip)), persistent=False)

@@ -176,6 +176,10 @@ class EmaConfig:
         require_valid(self)
 
 
+_COUNTING = ("sandwich", "elastic")
+"""Strategies that train a number of random networks in addition to others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
     """Networks that a step trains, and their losses."""
@@ -203,7 +207,7 @@ class StrategyConfig:
             message = "strategy several must have either num_networks or images_per_network above 0"
             got = f"num_networks {self.num_networks}, images_per_network {self.images_per_network}"
             raise InputError(message, got=got, hint="strategy.images_per_network=0 strategy.num_networks=2")
-        if self.name in ("sandwich", "elastic") and not self.num_networks:
+        if self.name in _COUNTING and not self.num_networks:
             message = f"strategy {self.name} must have num_networks above 0"
             raise InputError(message, got=self.num_networks, hint="strategy.num_networks=2")
 
@@ -355,9 +359,16 @@ def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: 
 
 
 def _clear_other_rule(tables: Mapping[str, Any], *, given: Collection[str]) -> None:
-    """Clear the inherited rule for the number of networks of `several` where a change gives the other rule alone."""
+    """Clear the inherited rule for the number of networks of `several` where a change gives the other rule alone.
+
+    A strategy that counts networks itself takes its own number where the one before did not count them.
+    """
     strategy, rules = tables["strategy"], ("num_networks", "images_per_network")
-    if not isinstance(strategy, dict) or strategy.get("name") != "several":
+    if not isinstance(strategy, dict):
+        return
+    if strategy.get("name") in _COUNTING and strategy.get("num_networks") == 0 and "num_networks" not in given:
+        strategy["num_networks"] = StrategyConfig.num_networks
+    if strategy.get("name") != "several":
         return
     for rule, other in (rules, rules[::-1]):
         if rule in given and other not in given and strategy[rule] != 0:

@@ -195,6 +195,7 @@ SURFACE = {
         "arch",
         "space",
     ],
+    "push": ["--arch", "--json", "--pick", "--private", "repo", "run"],
     "demo": ["--batch", "--budget", "--epochs", "--json", "--max-images", "--out", "--samples", "--seed", "--space"],
     "import": [
         "--arch",

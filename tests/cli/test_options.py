@@ -37,6 +37,7 @@ CHECKED_TEXTS = {
     "order": "looked up among orders",
     "precision": "looked up among precisions",
     "recipe": "looked up among recipes",
+    "repo": "checked by the Hub",
     "runtime": "looked up among runtimes",
     "sources": "looked up among devices",
     "space": "looked up among spaces, or opened as a run",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hwnas.train.data.images import ArrayDataset
 from hwnas.train.data.loader import EvalLoader
+from hwnas.train.data.preprocess import Preprocess
 from tests.docs.pages import blocks, commands, page, run_commands, run_python, write_files
 
 TEXT = page("tutorial.md")
@@ -70,7 +71,8 @@ def test_images_are_preprocessed_as_in_evaluation(tmp_path: Path, size: tuple[in
     preprocess = run_path(str(tmp_path / "classify.py"))["preprocess"]
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     (batch,) = EvalLoader(ArrayDataset(pixels[None], np.array([0]), ["a"]), image_shape=(3, 32, 32), batch_size=1)
-    np.testing.assert_allclose(preprocess(Image.fromarray(pixels), 32), batch.images[0].numpy(), rtol=0, atol=1e-6)
+    how = Preprocess.of(input_size=(3, 32, 32), num_classes=3).to_timm()
+    np.testing.assert_allclose(preprocess(Image.fromarray(pixels), how), batch.images[0].numpy(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

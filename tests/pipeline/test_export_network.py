@@ -20,6 +20,7 @@ from hwnas.pipeline.train import train_model
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_supernet
+from hwnas.train.data.preprocess import Preprocess, write_preprocess
 from hwnas.train.data.sources import DataConfig, open_data
 from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import TrainerConfig
@@ -52,6 +53,33 @@ def test_fresh_weights_are_said_to_be_so(tmp_path: Path) -> None:
     assert (found.fresh_weights, found.weights) == (True, "fresh, random, of seed 0")
     values = json.loads(json.dumps(found.to_mapping(), default=str))
     assert values["arch"] == ARCH.to_mapping()
+
+
+def test_a_graph_says_how_images_are_prepared_and_what_its_classes_are(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    weights = tmp_path / "supernet.safetensors"
+    save_supernet(make_supernet(SPACE), weights)
+    names = tuple("abcdefghij")
+    write_preprocess(tmp_path, Preprocess(input_size=(3, 32, 32), num_classes=10, crop_pct=1.0, label_names=names))
+    found = export_network("autoformer-micro", "min", out=tmp_path, weights=weights)
+    entries = {entry.key: entry.value for entry in onnx.load(found.files[0]).metadata_props}
+    record = json.loads(entries["preprocess"])
+    assert record == json.loads(json.dumps(found.preprocess))
+    assert (record["crop_pct"], record["label_names"], record["interpolation"]) == (1.0, list(names), "bicubic")
+    assert record["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.slow
+def test_a_second_file_takes_any_batch(tmp_path: Path) -> None:
+    found = export_network("vitas-micro", "min", out=tmp_path, batch=4, any_batch=True)
+    fixed, _, open_, _ = found.files
+    assert [file.name.rpartition("-")[2] for file in (fixed, open_)] == ["b4.onnx", "bany.onnx"]
+    sizes = [
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()[0].shape[0]
+        for file in (fixed, open_)
+    ]
+    assert sizes[0] == 4
+    assert not isinstance(sizes[1], int)
 
 
 @pytest.mark.slow

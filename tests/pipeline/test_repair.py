@@ -353,14 +353,7 @@ def test_cards_say_what_a_repair_did() -> None:
     assert network_card._repair(RECORD.spec, replace(winner, repair=None)) == []
 
 
-def test_a_network_that_timm_cannot_hold_names_the_blocks(
-    run: Path, narrow: str, tmp_path: Path, supernet: ElasticSupernet
-) -> None:
-    with pytest.raises(InputError, match="blocks that are all alike, with all heads") as caught:
-        export_network(str(run), narrow, out=tmp_path / "out", format="timm")
-    assert caught.value.got == "heads, of 2: 1 in blocks 0-5"
-    with pytest.raises(InputError, match="models of timm are made of networks that were cut from one"):
-        export_network("autoformer-micro", "min", out=tmp_path / "out", format="timm")
+def test_a_model_of_timm_takes_batches_of_any_size_in_fp32(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a model of timm is written in fp32"):
         export_network(str(run), "max", out=tmp_path / "out", format="timm", precision="bf16")
     with pytest.raises(UsageError, match="takes batches of any size"):

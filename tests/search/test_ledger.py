@@ -163,3 +163,16 @@ def test_a_metric_that_nobody_evaluates_is_named() -> None:
 def test_budgets_are_checked(options: dict[str, None], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Budget(**options)
+
+
+def test_a_budget_that_was_extended_ends_where_it_ended_before() -> None:
+    budget = Budget(evaluations=10).extended(25).extended(40)
+    assert (budget.planned, budget.earlier) == (10, (10, 25))
+    assert [budget.left(done) for done in (0, 9, 10, 24, 25, 40)] == [10, 1, 15, 1, 15, 0]
+    for refused, message in ((40, "must be more than the 40"), (12, "must be more than the 40")):
+        with pytest.raises(InputError, match=message):
+            budget.extended(refused)
+    with pytest.raises(InputError, match="after some minutes"):
+        Budget(evaluations=10, minutes=3).extended(20)
+    with pytest.raises(InputError, match="larger than the one before"):
+        Budget(evaluations=10, earlier=(10,))

@@ -185,7 +185,8 @@ def test_the_number_of_networks_has_one_rule(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="either num_networks or images_per_network above 0"):
         with_overrides(one, {"strategy.num_networks": "0"})
     with pytest.raises(InputError, match="strategy sandwich must have num_networks above 0"):
-        with_overrides(RESNAS, {"strategy.name": "sandwich"})
+        with_overrides(RESNAS, {"strategy.name": "sandwich", "strategy.num_networks": "0"})
+    assert with_overrides(RESNAS, {"strategy.name": "sandwich"}).strategy.num_networks == 2
 
 
 def test_token_mixup_needs_both_kinds() -> None:

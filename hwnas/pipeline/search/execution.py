@@ -17,6 +17,7 @@ from hwnas.search.run import SearchOutcome, run_search
 from hwnas.search.spec import SearchSpec
 from hwnas.search.strategies.strategy import RandomSearch
 from hwnas.search.study import Study
+from hwnas.search.study_files import STUDY_FILE
 from hwnas.space.deployed import DeployedSpace, count_evaluations
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _run_one(
     reporter: Reporter | None = None,
 ) -> tuple[SearchOutcome, float]:
     """Run a search with its study in a folder; return its outcome and the seconds spent on it."""
-    with Study.open(folder, config=spec.study_config) as study:
+    with _open_study(folder, spec) as study:
         watch = Stopwatch(before_s=study.recall_seconds(_SPENT))
 
         def on_progress(state: SearchProgress) -> None:
@@ -92,6 +93,20 @@ def _run_one(
             on_progress=on_progress,
         )
         return outcome, study.recall_seconds(_SPENT) or watch.seconds()
+
+
+def _open_study(folder: Path, spec: SearchSpec) -> Study:
+    """Open or create the study of a search; that of a search that was given more evaluations takes its new budget."""
+    config, budget = spec.study_config, spec.budget
+    if budget.earlier and (folder / STUDY_FILE).is_file():
+        with Study.read(folder) as study:
+            stored = study.config.get("budget")
+        for number, evaluations in enumerate(budget.earlier):
+            before = replace(budget, evaluations=evaluations, earlier=budget.earlier[:number])
+            if stored == replace(spec, budget=before).study_config["budget"]:
+                with Study.resume(folder, config={**config, "budget": stored}) as study:
+                    study.remember("config", config)
+    return Study.open(folder, config=config)
 
 
 def _run_seeds(

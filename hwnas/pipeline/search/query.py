@@ -53,8 +53,9 @@ class QueriedNetwork:
     """The deployment that the search chose; None where it had no choice."""
     float_accuracy: float | None = None
     """Accuracy in float32, if the network is on the searched front in a precision that changes accuracy."""
-    outside: tuple[str, ...] = ()
-    """Metrics whose predictor was fitted to no networks like this one, so that their values are extrapolated."""
+    outside: str = ""
+    """Names of metrics whose predictor was fitted to no networks like this one, so that their values are extrapolated,
+    as in the tables of a front."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class QueryResult(TabularResult):
                 columns[f"{name}_measured"] = [network.measured.get(name, np.nan) for network in self.networks]
         if any(network.float_accuracy is not None for network in self.networks):
             columns["accuracy_fp32"] = [network.float_accuracy for network in self.networks]
-        columns["outside"] = [bool(network.outside) for network in self.networks]
+        columns["outside"] = [network.outside for network in self.networks]
         return {**columns, "arch": [network.arch for network in self.networks]}
 
 
@@ -145,7 +146,7 @@ def query(
     notes += [f"predictor {item.note}; {item.path}" for _, item in chosen if str(item.metric) not in known]
     cards = [item.predictor.card for item in available]
     notes += [f"{card.metric}: {card.notes[0]}" for card in cards if card.is_unmeasured or card.is_interpolated]
-    notes += _outside_notes(networks)
+    notes += _outside_notes(outside)
     if held is not None and wanted is not None and held < wanted:
         few = f"the predictors were fitted to too few networks for the search's {wanted:g}"
         notes.append(f"confidence {held:g}: {few}")
@@ -297,11 +298,11 @@ def _outside(cheap: CheapMetrics, found: QueriedFront) -> list[tuple[str, ...]]:
     ]
 
 
-def _outside_notes(networks: Sequence[QueriedNetwork]) -> Iterator[str]:
-    for metric in dict.fromkeys(metric for network in networks for metric in network.outside):
-        count = sum(metric in network.outside for network in networks)
+def _outside_notes(outside: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    for metric in dict.fromkeys(metric for metrics in outside for metric in metrics):
+        count = sum(metric in metrics for metrics in outside)
         yield (
-            f"{metric}: {count} of {len(networks)} networks lie outside what the predictor was fitted to; their values "
+            f"{metric}: {count} of {len(outside)} networks lie outside what the predictor was fitted to; their values "
             "are extrapolated, and hwnas predict refuses them without --allow-outside"
         )
 
@@ -330,7 +331,7 @@ def _networks(
             lower={name: float(found.metrics[name].lower[row]) for name in names},
             upper={name: float(found.metrics[name].upper[row]) for name in names},
             measured={name: float(values[index]) for name, values in measured.items() if np.isfinite(values[index])},
-            outside=outside[index],
+            outside=", ".join(dict.fromkeys(parse_metric(metric).name for metric in outside[index])),
         )
         for index, (row, candidate) in enumerate(zip(rows, problem.space.candidates(found.genomes[rows]), strict=True))
     )

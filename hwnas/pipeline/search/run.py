@@ -21,7 +21,7 @@ from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, pr
 from hwnas.pipeline.search.execution import make_evaluators, run_all
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.recording import make_record
-from hwnas.pipeline.search.run_folder import create_run, lock_run
+from hwnas.pipeline.search.run_folder import create_run, extend_run, lock_run
 from hwnas.pipeline.search.verify import FrontVerifier, front_members, unmeasured_front
 from hwnas.pipeline.search.winners import WinnerExporter
 from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
@@ -84,6 +84,7 @@ def search_networks(
     *,
     out: Path | None = None,
     resume: Path | None = None,
+    budget: int | None = None,
     workers: int = 0,
     evaluate_on: str | None = None,
     reporter: Reporter | None = None,
@@ -95,6 +96,8 @@ def search_networks(
         options: The search to run; None with `resume`, which takes them from the run.
         out: The run folder; None: a new one under `options.runs`.
         resume: The run of a search that was interrupted, or whose front is still to be measured or exported.
+        budget: With `resume`: the evaluations that the search is to have in all, more than it had. It goes on where it
+            ended, as if it had not ended there, with the sizes of generations that its first budget gave it.
         workers: Processes that load images.
         evaluate_on: Workers that evaluate networks: `local:N` for processes of this machine, `ray` or `ray:ADDRESS` for
             a Ray cluster; None: this process. The front is the same on any number of them.
@@ -110,6 +113,8 @@ def search_networks(
     """
     if resume is not None and (options is not None or out is not None):
         raise UsageError("a resumed search takes options and folder from its run", got="options or out")
+    if budget is not None and resume is None:
+        raise UsageError("a budget beside the options is for a search that is resumed", got=budget)
     reporter, options = reporter or NullReporter(), options or SearchOptions()
     execution = _Execution(
         workers=workers,
@@ -120,6 +125,8 @@ def search_networks(
     if resume is not None:
         read_spec(Run.open(resume))  # nothing but the run of a search is locked
         with lock_run(resume), _add_resume_hint(resume):
+            if budget is not None:
+                extend_run(resume, budget)
             context = reload_search(resume)
             _require_evaluations(context, execution)
             constraint_check = check_constraints(context.problem, context.cheap, seed=context.spec.seed)

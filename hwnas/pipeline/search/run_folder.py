@@ -6,13 +6,16 @@ import secrets
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.files import WriterLock, cannot, file_errors, printable, remove_temporaries
 from hwnas.pipeline.search.context import SearchContext
+from hwnas.pipeline.search.verify import PROFILES
 from hwnas.runs import LOCK, MANIFEST, Run
-from hwnas.search.record import NETWORKS
+from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
+from hwnas.search.spec import read_spec
 
 _ASIDE = ".run.new"
 """Name of the temporary folder inside an existing folder that becomes a run."""
@@ -51,6 +54,25 @@ def lock_run(run: Path) -> WriterLock:
         if not folder.is_symlink():
             remove_temporaries(folder)
     return lock
+
+
+def extend_run(run: Path, evaluations: int) -> None:
+    """Give a search more evaluations, which it goes on with when it is resumed. Its run must be locked.
+
+    The front is measured anew, as other networks are on it; profiles that were measured stay.
+
+    Raises:
+        InputError: The search has a limit of minutes, or as many evaluations already.
+    """
+    found = Run.open(run)
+    spec, ended = read_spec(found), (run / RECORD_FILE).is_file()
+    # The manifest is written first, so that the same command again completes what a killed one began.
+    is_new = evaluations != spec.budget.evaluations or not spec.budget.earlier
+    if is_new or (ended and read_record(run).spec.budget == spec.budget):
+        found.with_config(replace(spec, budget=spec.budget.extended(evaluations)))
+    for plan in (run / PROFILES).glob("plan-*.jsonl"):
+        plan.unlink()
+    (run / RECORD_FILE).unlink(missing_ok=True)
 
 
 def _make(folder: Path, context: SearchContext) -> WriterLock:

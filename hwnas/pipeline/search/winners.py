@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.repair import RepairedNetwork
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
     from hwnas.supernet.network import Network
+    from hwnas.train.data.preprocess import Preprocess
 
 SPREAD = "adds most hypervolume to those before it"
 
@@ -109,7 +110,7 @@ class WinnerExporter:
             network_id=member.candidate.network_id,
             folder=str(folder.relative_to(self.run)),
             why=why,
-            files=tuple(file.name for file in graphs.files),
+            files=tuple(file.relative_to(folder).as_posix() for file in graphs.files),
             test_accuracy=weights.test_accuracy,
             failure=failure,
             file_accuracy=None if graphs.accuracy is None else graphs.accuracy.top1,
@@ -124,6 +125,7 @@ class WinnerExporter:
         if self.supernet_accuracy is None:
             return WinnerWeights(file=None)
         from hwnas.supernet.store import save_network
+        from hwnas.train.data.preprocess import write_preprocess
 
         arch, file, space, repair = member.candidate.arch, folder / _WEIGHTS, networks_of(self.context.space), None
         network = self.supernet_accuracy.extract(arch)
@@ -131,7 +133,18 @@ class WinnerExporter:
             repaired = self._repaired(network, arch)
             network, repair = repaired.module, repaired.repair
         save_network(network, file, space=space, arch=arch)
+        write_preprocess(folder, self._preprocess(arch))
         return WinnerWeights(file=file, repair=repair)
+
+    def _preprocess(self, arch: Arch) -> "Preprocess":
+        """Return how the images of a network are prepared, from the run of the supernet if there is one."""
+        from hwnas.train.data.preprocess import Preprocess
+        from hwnas.train.options import supernet_file
+
+        space, supernet = networks_of(self.context.space), self.context.spec.supernet
+        beside = None if supernet is None else supernet_file(supernet.path)
+        classes = space.config.num_classes
+        return Preprocess.of(input_size=space.input_shape_of(arch), num_classes=classes, beside=beside)
 
     def _repaired(self, network: "Network", arch: Arch) -> "RepairedNetwork":
         """Repair a network by the model and the images that the supernet was made from."""
@@ -248,6 +261,7 @@ class WinnerExporter:
 
     def _describe(self, record: SearchRecord, member: FrontMember, winner: ExportedWinner) -> None:
         """Write the arch and the card of a winner, which change with the record."""
+        preprocess = self._preprocess(member.candidate.arch).to_timm()
         arch = {
             "space": record.spec.space,
             "image_size": getattr(member.candidate.arch, "image_size", None) or record.spec.image_size,
@@ -256,11 +270,12 @@ class WinnerExporter:
             "arch_id": member.candidate.arch_id,
             "network_id": member.candidate.network_id,
             **({} if member.candidate.deployment is None else {"deployment": str(member.candidate.deployment)}),
+            "preprocess": preprocess,
             "arch": member.candidate.arch.to_mapping(),
         }
         folder = self._folder(member)  # not the one that the record names: it may come from elsewhere
         write_atomic(folder / "arch.json", json.dumps(arch, indent=2) + "\n")
-        write_atomic(folder / "card.md", card_page(record, member, winner))
+        write_atomic(folder / "card.md", card_page(record, member, winner, preprocess=preprocess))
 
 
 def choose_winners(

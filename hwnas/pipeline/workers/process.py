@@ -3,26 +3,20 @@
 HWNAS_WORKER_CHANNEL=DESCRIPTOR python -m hwnas.pipeline.workers.process
 """
 
-import json
 import signal
-import threading
-from typing import Any
 
 from hwnas.config import parse_json
 from hwnas.extensions import load_extensions
 from hwnas.profile.worker_logs import send_records
-from hwnas.profile.worker_process import Heartbeat, die_with_parent, open_channel
+from hwnas.profile.worker_process import Heartbeat, die_with_parent, message_sender, open_channel
 
 
 def main() -> None:
     """Answer requests until the command closes the channel."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command, which ends its workers
-    channel, lock = open_channel(), threading.Lock()
-
-    def send(**values: Any) -> None:
-        with lock:  # other threads may log meanwhile
-            channel.sendall(json.dumps(values).encode() + b"\n")
+    channel = open_channel()
+    send = message_sender(channel)
 
     from hwnas.pipeline.workers.evaluator import BatchEvaluator
 

@@ -63,7 +63,7 @@ class RoundsSearch(SearchStrategy):
         if not ledger.problem.has_expensive:
             message = f"rounds need {ledger.problem.expensive} among objectives or constraints"
             raise InputError(message, got=", ".join(ledger.problem.metrics), hint="--strategy nsga2")
-        region, budget = full_region(ledger.problem.space), ledger.budget.evaluations or 500
+        region, budget = full_region(ledger.problem.space), ledger.budget.planned or 500
         initial, batch = self.initial or max(budget // 5, 10), self.batch or max(budget // 20, 5)
         rng = generator(seed, "first population")
         genomes = first_population(ledger, region, count=min(initial, ledger.left), pool=self.pool, rng=rng)

@@ -90,6 +90,29 @@ def test_a_search_goes_on_where_it_was_interrupted(searched: SearchRun, bench: d
     assert again.record.verification == searched.record.verification
 
 
+def test_a_search_that_has_ended_is_given_more_evaluations(
+    searched: SearchRun, bench: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(searched.run, run)
+    had = searched.record.spec.budget.evaluations
+    assert had is not None
+    with pytest.raises(InputError, match=f"must be more than the {had} evaluations"):
+        search_networks(resume=run, budget=had)
+    place = FakeEnvironment().make()
+    more = search_networks(resume=run, budget=had + 5, campaign_environment=place).record
+    assert more.spec.budget == searched.record.spec.budget.extended(had + 5)
+    assert more.evaluations == had + 5
+    old = searched.record.history
+    assert more.history[: len(old)] == old
+    assert more.verification is not None
+    assert {row.arch_id for row in more.verification.members} == set(more.front)
+    assert Study.read(run).config == more.spec.study_config
+    assert search_networks(resume=run, campaign_environment=place).record == more
+    with pytest.raises(UsageError, match="for a search that is resumed"):
+        search_networks(options(bench), budget=7)
+
+
 def test_a_run_of_another_configuration_is_refused(searched: SearchRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(searched.run, run)
