@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_a_metric_that_nobody_evaluates_is_named() -> None:
         ({"minutes": float("nan")}, "minutes must be a finite number"),
     ],
 )
-def test_budgets_are_checked(options: dict[str, None], message: str) -> None:
+def test_budgets_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Budget(**options)
 
