@@ -81,6 +81,14 @@ _RECIPE_OPTIONS = (
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
     click.option("--resume", is_flag=True, help="Resume the training in --out."),
+    click.option(
+        "--evaluate-every",
+        type=EPOCHS_OR_ZERO,
+        default=0,
+        show_default="never",
+        metavar="EPOCHS",
+        help="Evaluate on held-out images every so many epochs.",
+    ),
     click.option("--dry-run", is_flag=True, help="Print what would be trained, and time a few steps."),
     json_option,
 )
@@ -88,18 +96,21 @@ _RUN_OPTIONS = (
 
 @click.command()
 @with_options(_MODEL_OPTIONS, _DATA_OPTIONS, _RECIPE_OPTIONS, _RUN_OPTIONS)
-def train(*, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, **values: Any) -> None:
+def train(
+    *, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, evaluate_every: int, **values: Any
+) -> None:
     """Train a weight-sharing supernet or a single network.
 
     --space trains the supernet of a space, --arch one of its networks, --model a model of timm, --elastic the networks
     inside a pretrained model, for which a folder of images without classes is enough. The run folder contains the
-    command, the recipe, the list of held-out images, metrics.jsonl, checkpoints and the weights. An interrupted
-    training is resumed with --resume and ends with the same weights.
+    command, the recipe, the list of held-out images, metrics.jsonl and metrics.csv, checkpoints and the weights, and
+    where tensorboard is installed its files. An interrupted training is resumed with --resume and ends with the same
+    weights. --evaluate-every shows how accuracy on held-out images develops, and changes no weights.
     """
     as_json, options = values.pop("as_json"), _options(**values)
     if dry_run and resume:
         raise UsageError("--dry-run and --resume exclude each other", hint="leave out --resume")
-    config = TrainerConfig(threads=threads)
+    config = TrainerConfig(threads=threads, evaluate_every=evaluate_every)
     if dry_run:
         estimate = estimate_training(options, workers=workers, trainer_config=config)
         print_json(estimate) if as_json else _print_estimate(estimate)

@@ -172,6 +172,9 @@ def _model_with_code(source: WeightedNetwork, preprocess: Preprocess) -> _Model:
     space, network = source.space, source.module
     name = module_name(space.name, space.network_id(source.arch))
     head = network.get_submodule("head")
+    if not isinstance(getattr(head, "classifier", None), nn.Linear):
+        message = "models are written for timm that classify images"
+        raise InputError(message, got=f"a head {type(head).__name__}", hint="--format onnx, pt2 or safetensors")
     classifiers = tuple(item for item in CLASSIFIERS if isinstance(getattr(head, item, None), nn.Linear))
     features: int = head.classifier.in_features  # type: ignore[union-attr, assignment]
     code = module_text(

@@ -20,14 +20,14 @@ from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
-from hwnas.supernet.supernet import AnySupernet
+from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.preprocess import PREPROCESS, describe_data, write_preprocess
 from hwnas.train.data.sources import DataSplits, open_data
 from hwnas.train.distributed import World, distributed_world
 from hwnas.train.elastic import CLUSTERS
 from hwnas.train.evaluation import make_eval_loader, make_evaluator, make_quality_evaluator
-from hwnas.train.evaluator import DecodedOnce
+from hwnas.train.evaluator import DecodedOnce, evaluate_module
 from hwnas.train.machine import device_precision
 from hwnas.train.memory import estimate_memory, explain_out_of_memory, fit_microbatch, memory_warning
 from hwnas.train.options import (
@@ -57,7 +57,7 @@ from hwnas.train.session import (
     train_classifier,
     weights_origin,
 )
-from hwnas.train.trainer import Trainer, TrainerConfig
+from hwnas.train.trainer import EvaluateModel, Trainer, TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,8 +477,40 @@ def _make_trainer(
         world=world,
         config=trainer_config,
         machine=config.machine,
+        evaluate=_heldout_evaluation(config, data, trainer_config, device=world.device, workers=workers),
         reporter=reporter,
     )
+
+
+def _heldout_evaluation(
+    config: TrainConfig,
+    data: DataSplits,
+    trainer_config: TrainerConfig | None,
+    *,
+    device: torch.device,
+    workers: int,
+) -> EvaluateModel | None:
+    """Return a function that evaluates the model of a training on held-out images; None if that was not requested.
+
+    Raises:
+        InputError: There are no held-out images, or they have no classes.
+    """
+    if trainer_config is None or not trainer_config.evaluate_every:
+        return None
+    if not config.labelled or not len(data.heldout):
+        got = "no held-out images" if config.labelled else "images without classes"
+        message = "accuracy while training needs held-out images with classes"
+        raise InputError(message, got=got, hint="leave out --evaluate-every")
+
+    def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        if isinstance(model, Supernet):
+            names = {"smallest": model.space.smallest(), "largest": model.space.largest()}
+            evaluator = make_evaluator(model, data, checkpoint_id="last", device=device, workers=workers)
+            return {name: found.top1 for name, found in zip(names, evaluator.evaluate([*names.values()]), strict=True)}
+        loader = make_eval_loader(data, config.image_shape, split="heldout", workers=workers)
+        return {"network": evaluate_module(model, loader, device=device).top1}
+
+    return evaluate
 
 
 def _extremes(

@@ -9,17 +9,18 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import torch
 from torch import nn
 
-from hwnas.config import require_valid, to_mapping
+from hwnas.config import Between, require_valid, to_mapping
 from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.matmul import matmul_backend
@@ -57,6 +58,10 @@ class BatchSource(Protocol):
         """Iterate over the batches of an epoch, from number `first` on."""
 
 
+EvaluateModel = Callable[[nn.Module], Mapping[str, float]]
+"""Returns accuracies of a model, by the names of its networks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """Execution of a training, which is no part of its recipe."""
@@ -67,6 +72,8 @@ class TrainerConfig:
     """CPU threads; 0: one if steps are small, else torch's own choice. Resumed trainings keep their number."""
     compile: Literal["auto", "blocks", "never"] = "auto"
     """Compile the blocks of a single network; `auto`: on a GPU."""
+    evaluate_every: Annotated[int, Between(0, 100_000)] = 0
+    """Epochs from one evaluation on held-out images to the next; 0: none. The weights do not depend on it."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -98,6 +105,7 @@ class Trainer:
         world: Processes of the training; by default this one.
         config: Execution of the training.
         machine: Settings of the CPU that the run was made with; None: they are chosen.
+        evaluate: Evaluates the model, or the moving average of its weights, every `config.evaluate_every` epochs.
         reporter: Receives progress.
 
     Raises:
@@ -117,11 +125,12 @@ class Trainer:
         world: World | None = None,
         config: TrainerConfig | None = None,
         machine: MachineSettings | None = None,
+        evaluate: EvaluateModel | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         self.folder, self.model, self.batches, self.recipe = run, model, batches, recipe
         self.world, self.config = world or World(), config or TrainerConfig()
-        self._reporter = reporter or NullReporter()
+        self._evaluate, self._reporter = evaluate, reporter or NullReporter()
         self.seed, self.data = seed, data
         self.steps_per_epoch = _steps_per_epoch(batches, recipe)
         self.steps = self.steps_per_epoch * recipe.epochs
@@ -250,8 +259,9 @@ class Trainer:
         # Signals and clocks differ between processes: all of them must save and stop after the same step.
         due = self.world.is_main_process and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         stopping, saving = self.world.mean([stop.requested, due])
+        heldout = self._heldout_accuracies(epoch)
         if self.world.is_main_process:
-            self._report(epoch, result, networks)
+            self._report(epoch, result, networks, heldout=heldout)
         if stopping or saving or self._completed % self.steps_per_epoch == 0:
             self._save()
         if stopping and self._completed < self.steps:
@@ -260,7 +270,24 @@ class Trainer:
             number = signal.SIGTERM if stop.number is None else stop.number
             raise Interrupted(f"{message}; the state is saved in {self.folder}", number=number)
 
-    def _report(self, epoch: int, result: StepResult, networks: StepNetworks) -> None:
+    def _heldout_accuracies(self, epoch: int) -> Mapping[str, float]:
+        """Evaluate the model after the last step of an epoch, if it is the turn of this epoch."""
+        every, ends = self.config.evaluate_every, self._completed % self.steps_per_epoch == 0
+        if self._evaluate is None or not every or not ends or (epoch + 1) % every:
+            return {}
+        accuracies: Mapping[str, float] = {}
+        if self.world.is_main_process:
+            evaluated = self._stepper.state.ema or self.model
+            was_training = evaluated.training
+            with preserve_rng_state(self.world.device), torch.no_grad():
+                accuracies = self._evaluate(evaluated.eval())
+            evaluated.train(was_training)
+            listed = ", ".join(f"{name} {value:.2%}" for name, value in accuracies.items())
+            self._reporter.message(f"epoch {epoch + 1}: held-out accuracy of the {listed}")
+        self.world.barrier()
+        return accuracies
+
+    def _report(self, epoch: int, result: StepResult, networks: StepNetworks, *, heldout: Mapping[str, float]) -> None:
         now = time.monotonic()
         state = TrainingProgress(
             step=self._completed,
@@ -272,7 +299,7 @@ class Trainer:
             images_per_s=self.recipe.batch_size / max(now - self._last_step_at, 1e-9),
             elapsed_s=now - self._began,
         )
-        self._last_step_at = now
+        self._last_step_at = time.monotonic() if heldout else now
         grad_norm = result.grad_norm
         row: dict[str, Any] = {
             "step": state.step,
@@ -282,6 +309,7 @@ class Trainer:
             "images_per_s": round(state.images_per_s, 1),
             "macs": list(networks.macs),
             "grad_norm": grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None,
+            **({"heldout": dict(heldout)} if heldout else {}),
         }
         self._metrics.write(row)
         self._reporter.update(state)

@@ -34,6 +34,7 @@ SURFACE = {
         "--dry-run",
         "--elastic",
         "--epochs",
+        "--evaluate-every",
         "--heldout",
         "--image-size",
         "--json",

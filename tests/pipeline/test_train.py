@@ -59,6 +59,25 @@ def test_a_run_explains_itself(run: Path) -> None:
     assert load_supernet(run / "supernet.safetensors").space == SPACES.get("autoformer-micro")
 
 
+def test_accuracies_while_training_change_no_weights(run: Path, tmp_path: Path) -> None:
+    watching = replace(QUIET, evaluate_every=2)
+    train_model(SMALL, out=tmp_path / "run", trainer_config=watching)
+    found, expected = (load_file(folder / "supernet.safetensors") for folder in (tmp_path / "run", run))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows if "heldout" in row] == [4]
+    result = json.loads((run / "result.json").read_text())
+    assert rows[-1]["heldout"] == pytest.approx(result["accuracies"])
+    table = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert table[0] == "step,epoch,loss,lr,images_per_s,grad_norm,heldout/smallest,heldout/largest"
+    assert len(table) == 1 + len(rows)
+    assert table[1].endswith(",,")
+    unlabelled = replace(SMALL, heldout=0, arch="min")
+    with pytest.raises(InputError, match="needs held-out images with classes"):
+        train_model(unlabelled, out=tmp_path / "none", trainer_config=watching)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_config_of_another_schema_is_refused(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", command=(), config={"recipe": {}, "data": {"name": "digits"}})
     with pytest.raises(InputError, match=r"must have a config of schema hwnas\.train/2"):
