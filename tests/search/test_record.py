@@ -73,7 +73,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_record(tmp_path) == RECORD
     data = json.loads((tmp_path / RECORD_FILE).read_text())
     assert data["schema"] == "hwnas.search/2"
-    assert data["spec"]["budget"] == {"evaluations": 40}
+    assert data["spec"]["budget"] == {"evaluations": 40, "earlier": []}
     assert data["verification"] is None
     assert data["history"] == [[20, 20, 0.25], [60, 40, 0.5]]
 

@@ -6,6 +6,7 @@ A dataset is anything with the members of `ImageDataset`. Array shapes: (N, H, W
 
 import io
 import logging
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -57,6 +58,10 @@ _MAX_LISTED = 20
 _log = logging.getLogger(__name__)
 
 
+_OBJECT = re.compile(r" ?<[^<>]+ object at 0x[0-9a-fA-F]+>")
+"""An object in memory, which decoders name in place of the file; the error names the file itself."""
+
+
 class BadImageError(InputError):
     """An image that cannot be read or decoded.
 
@@ -67,7 +72,7 @@ class BadImageError(InputError):
 
     def __init__(self, key: str, reason: object) -> None:
         self.key = printable(key)
-        self.reason = str(reason) or type(reason).__name__
+        self.reason = _OBJECT.sub("", str(reason)) or type(reason).__name__
         super().__init__(f"{self.key} is not an image that can be read", got=self.reason)
 
 

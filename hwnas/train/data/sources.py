@@ -224,7 +224,10 @@ def _open_folder(path: Path) -> _Source:
         if count:
             hint = "a folder for each class, or hwnas train --elastic timm:NAME, which needs none"
             raise UnlabelledError(message, got=f"{count} images without classes", hint=hint)
-        raise InputError(message, got="no folders")
+        with file_errors(path):
+            is_empty = not any(path.iterdir())
+        got = "an empty folder" if is_empty else "no images"
+        raise InputError(message, got=got, hint="--data DIR, with images in DIR/CLASS for each class")
     train = folder.dataset(folder.train or "", classes)
     test = folder.dataset(folder.test, classes) if folder.test else None
     folder.index.save()

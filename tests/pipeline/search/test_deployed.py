@@ -2,8 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from hwnas.report.compact import run_values
 from hwnas.report.figures import draw_front
 from hwnas.report.gather import gather
 from hwnas.search.pareto import on_front
-from hwnas.search.record import read_record
+from hwnas.search.record import read_record, write_record
 from hwnas.search.result import load_search
 from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study
@@ -29,6 +29,7 @@ from hwnas.space import SPACES
 from hwnas.space.deployed import DeployedSpace
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, free, options, write_bench, write_predictor
+from tests.search.test_record import RECORD, SPEC
 
 OPEN = f"throughput@{CPU}/b1"
 DEPLOYMENTS = ("onnxruntime/fp32", "torch/bf16")
@@ -373,29 +374,24 @@ def test_a_winner_in_int8_passes_the_gate_of_the_search_or_is_none(
     ],
 )
 def test_a_candidate_is_exported_in_its_own_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, alone: str | None, precision: str
+    tmp_path: Path, ending: str, alone: str | None, precision: str
 ) -> None:
     texts = None if alone else ("onnxruntime/fp32", "torch/bf16", "onnxruntime/int8")
-    spec = SimpleNamespace(deployments=texts, supernet=SimpleNamespace(precision=alone))
-    record = SimpleNamespace(spec=spec, front=())
-    monkeypatch.setattr("hwnas.pipeline.run_network.read_record", lambda run: record)
-    (tmp_path / "search.json").touch()
+    assert SPEC.supernet is not None
+    spec = replace(SPEC, deployments=texts, supernet=replace(SPEC.supernet, precision=alone))
+    write_record(tmp_path, replace(RECORD, spec=spec, front=()))
     assert searched_precision(str(tmp_path), f"1f2e3d4c5b6a7988{ending}") == precision
     assert searched_precision("autoformer-micro", "max") == "fp32"
 
 
-def test_the_first_digits_of_an_id_name_the_precision_if_it_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = SimpleNamespace(deployments=("onnxruntime/fp32", "onnxruntime/int8"), supernet=None)
+def test_the_first_digits_of_an_id_name_the_precision_if_it_is_one(tmp_path: Path) -> None:
+    spec = replace(SPEC, deployments=("onnxruntime/fp32", "onnxruntime/int8"), supernet=None)
     front = (
         "1f2e3d4c5b6a7988-onnxruntime-int8",
         "aa2e3d4c5b6a7988-onnxruntime-int8",
         "aa2e3d4c5b6a7988-onnxruntime-fp32",
     )
-    record = SimpleNamespace(spec=spec, front=front)
-    monkeypatch.setattr("hwnas.pipeline.run_network.read_record", lambda run: record)
-    (tmp_path / "search.json").touch()
+    write_record(tmp_path, replace(RECORD, spec=spec, front=front))
     assert searched_precision(str(tmp_path), "1F2E") == "int8"
     assert searched_precision(str(tmp_path), "bb2e") == "fp32"
     with pytest.raises(InputError, match="on the front in several precisions") as caught:

@@ -2,20 +2,26 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 
 from hwnas.errors import InputError
+from hwnas.pipeline.search.accuracy import OpenSupernet
 from hwnas.pipeline.search.retraining import require_retrainable, retraining_options, retraining_recipe
 from hwnas.runs import Run
 from hwnas.search.spec import PostSearch
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
+from hwnas.supernet.families import make_supernet
+from hwnas.train.data.images import ArrayDataset
+from hwnas.train.data.sources import DataSplits
 from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.recipe import TeacherConfig
+from tests.search.test_record import SPEC
 from tests.train.toys import ELASTIC
 
 SPACE = SPACES.get("autoformer-micro")
@@ -35,9 +41,9 @@ def run(tmp_path: Path) -> Path:
 def retraining(
     run: Path, folder: Path, *, data: str | None = None, hold_out: bool = False, **post_search: Any
 ) -> TrainOptions:
-    spec: Any = SimpleNamespace(
-        supernet=SimpleNamespace(path=run, data=data), post_search=PostSearch(retrain=1, **post_search), seed=5
-    )
+    assert SPEC.supernet is not None
+    supernet = replace(SPEC.supernet, path=run, data=data)
+    spec = replace(SPEC, supernet=supernet, post_search=PostSearch(retrain=1, **post_search), seed=5)
     return retraining_options(spec, SPACE.smallest(), space=SPACE, folder=folder, hold_out=hold_out)
 
 
@@ -78,8 +84,11 @@ def test_other_images_are_split_as_the_search_did(run: Path, tmp_path: Path, ret
 def test_what_cannot_be_retrained_is_refused_before_the_search(
     tmp_path: Path, space: AnySpace, retrain_from: Literal["inherited", "scratch"], message: str
 ) -> None:
-    data = SimpleNamespace(name="digits", classes=("class",) * space.config.num_classes)
-    supernet: Any = SimpleNamespace(path=tmp_path / "supernet.safetensors", space=space, data=data)
+    images = ArrayDataset(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int64), [])
+    data = DataSplits("digits", ("class",) * space.config.num_classes, images, images, None, "")
+    path = tmp_path / "supernet.safetensors"
+    with torch.device("meta"):
+        supernet = OpenSupernet(path=path, supernet=make_supernet(space), digest="abc", data=data, requested_data=None)
     with pytest.raises(InputError, match=message) as caught:
         require_retrainable(supernet, PostSearch(retrain=1, retrain_from=retrain_from))
     assert caught.value.hint is not None

@@ -115,6 +115,12 @@ def test_formats_that_do_harm_are_bad_images(name: str) -> None:
         decode_image(HOSTILE[name], name)
 
 
+def test_a_bad_image_is_named_and_no_object_of_the_decoder() -> None:
+    with pytest.raises(BadImageError) as caught:
+        decode_image(b"not an image", "ant/broken.jpg")
+    assert (caught.value.key, caught.value.reason) == ("ant/broken.jpg", "cannot identify image file")
+
+
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about damaged tags
 @pytest.mark.parametrize("format_name", ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "PNG", "PPM", "QOI", "TIFF"])
 def test_whatever_a_decoder_raises_is_one_bad_image(format_name: str) -> None:
