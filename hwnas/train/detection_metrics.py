@@ -7,14 +7,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwnas.errors import InputError, MissingError
+from hwnas.errors import InputError
+from hwnas.train.data.masks import load_coco
 from hwnas.train.data.samples import IGNORED
 
 Overlap = Literal["boxes", "masks"]
@@ -38,22 +38,6 @@ class AveragePrecision:
     """At an overlap of 0.75."""
     of_class: Mapping[int, float]
     """Mean over the thresholds, by label; without classes that no image has."""
-
-
-def load_coco(module: str) -> Any:
-    """Import a module of pycocotools, which is no dependency of hwnas.
-
-    Args:
-        module: `coco`, `cocoeval` or `mask`.
-
-    Raises:
-        MissingError: It is not installed, or cannot be loaded.
-    """
-    try:
-        return import_module(f"pycocotools.{module}")
-    except ImportError as error:
-        message = "pycocotools must be installed: the masks of datasets and the average precision need it"
-        raise MissingError(message, got=error, hint="pip install 'hwnas[detect]'") from error
 
 
 def average_precision(

@@ -1,15 +1,14 @@
 """Metrics of detection and segmentation, against values that follow by hand."""
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hwnas.errors import InputError, MissingError
+from hwnas.errors import InputError
 from hwnas.train.data.samples import IGNORED
-from hwnas.train.detection_metrics import average_precision, load_coco, mean_average_precision, mean_iou
+from hwnas.train.detection_metrics import average_precision, mean_average_precision, mean_iou
 
 SQUARE = [10.0, 10.0, 20.0, 20.0]
 FAR = [50.0, 50.0, 60.0, 60.0]
@@ -91,13 +90,6 @@ def test_there_must_be_something_to_find() -> None:
         mean_average_precision([found(SQUARE)], [target(SQUARE, crowd=[1])])
     with pytest.raises(InputError, match="one prediction for each target"):
         mean_average_precision([], [target(SQUARE)])
-
-
-def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(MissingError) as caught:
-        load_coco("mask")
-    assert caught.value.hint == "pip install 'hwnas[detect]'"
 
 
 def test_iou_is_averaged_over_classes() -> None:

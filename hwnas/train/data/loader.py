@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from hwnas.devices.machine import usable_cores
 from hwnas.errors import STOP_SIGNALS, InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, eval_transform
-from hwnas.train.data.fetching import DecodedImages, EpochPlan, EvalPlan, FetchedBatch, decode_if_small
-from hwnas.train.data.images import ArrayDataset, BadImageLog, ImageDataset
+from hwnas.train.data.fetching import DecodedImages, EpochPlan, EvalPlan, decode_if_small
+from hwnas.train.data.images import ArrayDataset, BadImageLog, ImageDataset, Indices
+
+Fetched = TypeVar("Fetched", covariant=True)
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ class TrainLoader:
         )
         size, world = self.batch_size, self.world_size
         positions = [np.arange(step * size, (step + 1) * size) * world + self.rank for step in range(first, len(self))]
-        yield from _batches(_PlannedBatches(plan, positions), self)
+        yield from _batches(plan, positions, self)
 
     @cached_property
     def _decoded(self) -> ImageDataset | DecodedImages:
@@ -174,7 +176,7 @@ class EvalLoader:
         )
         starts = range(0, len(self.dataset), self.batch_size)
         positions = [np.arange(start, min(start + self.batch_size, len(self.dataset))) for start in starts]
-        yield from (batch for batch in _batches(_PlannedBatches(plan, positions), self) if len(batch))
+        yield from (batch for batch in _batches(plan, positions, self) if len(batch))
 
 
 def usable_workers(requested: int) -> int:
@@ -187,35 +189,51 @@ def usable_workers(requested: int) -> int:
     return min(requested, cores)
 
 
-class _PlannedBatches(Dataset[FetchedBatch]):
+class BatchPlan(Protocol[Fetched]):
+    """What the images at some positions of a pass are, read and augmented."""
+
+    def fetch(self, positions: Indices) -> Fetched:
+        """Read the images at some positions."""
+
+
+class PlannedBatches(Dataset[Fetched]):
     """The batches of one pass by index, for worker processes."""
 
-    def __init__(self, plan: EpochPlan | EvalPlan, positions: list[Any]) -> None:
+    def __init__(self, plan: BatchPlan[Fetched], positions: list[Indices]) -> None:
         self.plan = plan
         self.positions = positions
 
-    def __getitem__(self, index: int) -> FetchedBatch:
+    def __getitem__(self, index: int) -> Fetched:
         return self.plan.fetch(self.positions[index])
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
-def _batches(planned: _PlannedBatches, loader: TrainLoader | EvalLoader) -> Iterator[Batch]:
+def _batches(plan: EpochPlan | EvalPlan, positions: list[Indices], loader: TrainLoader | EvalLoader) -> Iterator[Batch]:
     mean, std = (
         torch.from_numpy(255 * part)[:, None, None] for part in loader.normalization.columns(loader.image_shape[0])
     )
-    for fetched in _load(planned, loader.workers):
+    for fetched in load_batches(PlannedBatches(plan, positions), loader.workers):
         for key, reason in fetched.bad:
             loader.bad.add(key, reason)
         if not len(fetched.pixels) and isinstance(loader, TrainLoader):
             raise InputError("at least one image must be readable", got=loader.bad.summary())
         images = torch.from_numpy(fetched.pixels).float().sub_(mean).div_(std)
-        planned.plan.finish(images, fetched.positions)
+        plan.finish(images, fetched.positions)
         yield Batch(images, torch.from_numpy(fetched.labels), torch.from_numpy(fetched.indices))
 
 
-def _load(planned: _PlannedBatches, workers: int) -> Iterator[FetchedBatch]:
+def load_batches(planned: PlannedBatches[Fetched], workers: int) -> Iterator[Fetched]:
+    """Read the batches of a pass in order.
+
+    Args:
+        planned: The batches.
+        workers: Processes that read them; 0: this one.
+
+    Raises:
+        InputError: A process was killed.
+    """
     if not workers:
         yield from (planned[index] for index in range(len(planned)))
         return

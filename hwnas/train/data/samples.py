@@ -96,6 +96,7 @@ class AnnotatedData:
     heldout: AnnotatedDataset
     """Split from the training images; a search chooses networks by them."""
     test: AnnotatedDataset | None
+    """None: there are none."""
     fingerprint: str
     """Digest of the dataset's identity and its split."""
     flip: bool = True
@@ -107,6 +108,19 @@ class AnnotatedData:
     def num_classes(self) -> int:
         """Number of classes with the background, as torchvision's detectors count them."""
         return len(self.classes) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedSource:
+    """A dataset before it is split."""
+
+    classes: tuple[str, ...]
+    train: AnnotatedImages
+    test: AnnotatedImages | None
+    identity: str
+    masks: bool = False
+    """Its boxes have masks."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
