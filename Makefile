@@ -20,7 +20,7 @@ PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-slow demo bench constraints clean
+.PHONY: help install check test test-slow demo docs package bench constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1@/' | tr '@' '\t' | expand -t 20
@@ -65,6 +65,16 @@ test-slow: $(INSTALLED) ## the tests that take minutes
 demo: $(INSTALLED) ## the whole of it, small, on this CPU, in minutes; SPACE=glit-micro for another family
 	$(BIN)/hwnas demo $(if $(SPACE),--space $(SPACE))
 
+docs: $(INSTALLED) ## build the documentation as a site, in site/; warnings are errors
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --editable '.[docs]' $(PINS)
+	PYTHONPATH=. $(BIN)/python docs/site.py build/docs
+	$(BIN)/mkdocs build --strict
+
+package: $(INSTALLED) ## build wheel and source distribution in dist/, and check them
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv tool run twine check --strict dist/*
+
 bench: $(INSTALLED) ## run every script in benchmarks/
 	@found=; for script in benchmarks/*.py; do \
 	  test -e "$$script" || continue; \
@@ -79,5 +89,5 @@ constraints: $(INSTALLED) ## write constraints.txt from what .venv holds
 	@touch $(INSTALLED)
 
 clean: ## remove caches and builds; .venv stays
-	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find hwnas tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hwnas.pipeline.search.query import QueryResult, query
     from hwnas.pipeline.search.run import SearchRun, search_networks
     from hwnas.pipeline.spaces import SpaceSummary, spaces
+    from hwnas.pipeline.study_comparison import SearchComparison, compare_searches
+    from hwnas.pipeline.study_export import ExportedStudy, export_study
     from hwnas.pipeline.train import TrainingResult, train_model
     from hwnas.predict.predictor import Prediction, Predictor
     from hwnas.predict.selector import find_predictor
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from hwnas.train.trainer import TrainerConfig
     from hwnas.workload import Workload
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library leaves it to its user what is logged where
 
@@ -59,6 +61,7 @@ __all__ = [
     "ExportedModule",
     "ExportedNetwork",
     "ExportedPlan",
+    "ExportedStudy",
     "FitOptions",
     "FitReport",
     "FoundNetwork",
@@ -80,6 +83,7 @@ __all__ = [
     "QuantisationOptions",
     "QueryResult",
     "Report",
+    "SearchComparison",
     "SearchOptions",
     "SearchResult",
     "SearchRun",
@@ -90,6 +94,7 @@ __all__ = [
     "TrainingResult",
     "Workload",
     "__version__",
+    "compare_searches",
     "describe",
     "doctor",
     "evaluate",
@@ -97,6 +102,7 @@ __all__ = [
     "export_module",
     "export_network",
     "export_plan",
+    "export_study",
     "find_predictor",
     "fit_predictors",
     "import_checkpoint",
@@ -131,6 +137,7 @@ _MODULES = {
     "ExportedModule": "hwnas.export.export",
     "ExportedNetwork": "hwnas.pipeline.export_network",
     "ExportedPlan": "hwnas.pipeline.export_plan",
+    "ExportedStudy": "hwnas.pipeline.study_export",
     "FitOptions": "hwnas.pipeline.predictors.fit",
     "FitReport": "hwnas.pipeline.predictors.fit",
     "FoundNetwork": "hwnas.search.result",
@@ -151,6 +158,7 @@ _MODULES = {
     "QuantisationOptions": "hwnas.pipeline.quantisation",
     "QueryResult": "hwnas.pipeline.search.query",
     "Report": "hwnas.pipeline.report",
+    "SearchComparison": "hwnas.pipeline.study_comparison",
     "SearchOptions": "hwnas.pipeline.search.options",
     "SearchResult": "hwnas.search.result",
     "SearchRun": "hwnas.pipeline.search.run",
@@ -161,6 +169,7 @@ _MODULES = {
     "TrainerConfig": "hwnas.train.trainer",
     "TrainingResult": "hwnas.pipeline.train",
     "Workload": "hwnas.workload",
+    "compare_searches": "hwnas.pipeline.study_comparison",
     "describe": "hwnas.pipeline.describe",
     "doctor": "hwnas.pipeline.doctor",
     "evaluate": "hwnas.pipeline.evaluate",
@@ -168,6 +177,7 @@ _MODULES = {
     "export_module": "hwnas.pipeline.modules",
     "export_network": "hwnas.pipeline.export_network",
     "export_plan": "hwnas.pipeline.export_plan",
+    "export_study": "hwnas.pipeline.study_export",
     "find_predictor": "hwnas.predict.selector",
     "fit_predictors": "hwnas.pipeline.predictors.fit",
     "import_checkpoint": "hwnas.pipeline.import_checkpoint",

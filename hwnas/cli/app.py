@@ -60,6 +60,7 @@ COMMANDS = (
     CommandRow("query", "hwnas.cli.query:query", "Show a front under other objectives or constraints."),
     CommandRow("explain", "hwnas.cli.explain:explain", "Explain where the time of a network goes."),
     CommandRow("report", "hwnas.cli.report:report", "Write the report of a search: page, tables, figures."),
+    CommandRow("study", "hwnas.cli.study:study", "Export a search for other programs, or compare several."),
     CommandRow("export", "hwnas.cli.export_network:export_network", "Export a network and check it against torch."),
     CommandRow("push", "hwnas.cli.push:push", "Upload a network to the Hugging Face Hub."),
     CommandRow("demo", "hwnas.cli.demo:demo", "Run the whole pipeline at toy size on this CPU."),

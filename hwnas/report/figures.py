@@ -54,7 +54,7 @@ def write_figures(runs: Sequence[RunData], folder: Path) -> tuple[Path, ...]:
     written = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in _figures(runs):
-        for kind, content in _rendered(draw).items():
+        for kind, content in rendered(draw).items():
             write_atomic(folder / f"{name}.{kind}", content)
             written.append(folder / f"{name}.{kind}")
     return tuple(written)
@@ -71,7 +71,7 @@ def _figures(runs: Sequence[RunData]) -> Iterator[tuple[str, Draw]]:
         yield f"parity{number + 1 if number else ''}", lambda axes, key=key: draw_parity(axes, first, key)  # type: ignore[misc]
 
 
-def _rendered(draw: Draw) -> dict[str, bytes]:
+def rendered(draw: Draw) -> dict[str, bytes]:
     """Render a drawing as PNG and SVG (with text as text); equal values give equal bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def draw_front(axes: "Axes", runs: Sequence[RunData]) -> None:
     axes.set_ylabel(axis_title(y))
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def axes_of(data: RunData) -> tuple[MetricInfo, MetricInfo]:
@@ -256,7 +256,7 @@ def draw_hypervolume(axes: "Axes", runs: Sequence[RunData]) -> None:
     axes.set_xlabel("candidates")
     axes.set_ylabel("hypervolume")
     axes.grid(color="0.92", linewidth=0.6)
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def draw_parity(axes: "Axes", data: RunData, key: str) -> None:
@@ -287,7 +287,7 @@ def draw_parity(axes: "Axes", data: RunData, key: str) -> None:
     axes.set_xlabel(f"measured {axis_title(metric)}")
     in_deployment = "" if deployment is None else f", {deployment}"
     axes.set_ylabel(f"predicted {_TITLES[metric.name]}{in_deployment}")
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def _plain_logarithms(axes: "Axes") -> None:
@@ -304,7 +304,7 @@ def _plain_logarithms(axes: "Axes") -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _legend_above(axes: "Axes") -> None:
+def legend_above(axes: "Axes") -> None:
     """Place the legend above the axes, where it covers no point; a long one makes the figure higher."""
     _, labels = axes.get_legend_handles_labels()
     if not labels:

@@ -29,12 +29,13 @@ _MAX_VALUE = 1e18
 """Largest value of a metric. Figures and ratios of larger ones overflow."""
 
 
-def gather(path: Path, *, evidence: bool = True) -> RunData:
+def gather(path: Path, *, evidence: bool = True, seed_folder: Path | None = None) -> RunData:
     """Read a finished or unfinished search run.
 
     Args:
         path: The run.
         evidence: Also read what lies outside of the study: hashes of files, trainings and fitted ranges of predictors.
+        seed_folder: The folder of another seed of the run, whose record is then left out; None: the run itself.
 
     Raises:
         InputError: The folder is not the run of a search, or one of its files is invalid.
@@ -43,17 +44,18 @@ def gather(path: Path, *, evidence: bool = True) -> RunData:
     if not (path / study_files.STUDY_FILE).is_file():
         hint = "the folder of a search, as hwnas search prints it"
         raise InputError(f"{path} must be the run of a search", got=f"no file {study_files.STUDY_FILE}", hint=hint)
-    record = read_record(path) if (path / RECORD_FILE).is_file() else None
+    record = read_record(path) if seed_folder is None and (path / RECORD_FILE).is_file() else None
     spec = record.spec if record is not None else read_spec(run)
     space = spec.load_space(path)
     problem = spec.make_problem(space)
-    with Study.read(path) as study:
-        candidates, metrics = _candidates(study, problem, source=path / study_files.STUDY_FILE)
+    folder = seed_folder or path
+    with Study.read(folder) as study:
+        candidates, metrics = _candidates(study, problem, source=folder / study_files.STUDY_FILE)
         bounds = study.recall("bounds")
     if record is not None:
         history = tuple(HistoryPoint(candidates=c, evaluations=e, hypervolume=h) for c, e, h in record.history)
     else:
-        history = _computed_history(path, candidates, problem, bounds)
+        history = _computed_history(folder, candidates, problem, bounds)
     front = _front(path, space, candidates, metrics, record)
     rows = [member.row for member in front]
     cards = {} if record is None else record.predictor_cards
@@ -76,6 +78,17 @@ def gather(path: Path, *, evidence: bool = True) -> RunData:
         hashes={name: file_sha256(path / name) for name in _HASHED if evidence and (path / name).is_file()},
         trainings=training_curves(path, spec, record) if evidence else (),
     )
+
+
+def recorded_bounds(folder: Path) -> HypervolumeBounds | None:
+    """Read the bounds of the hypervolume of a study; None: its search has not begun."""
+    with Study.read(folder) as study:
+        bounds = study.recall("bounds")
+    return None if bounds is None else _parse_bounds(folder, bounds)
+
+
+def _parse_bounds(folder: Path, bounds: object) -> HypervolumeBounds:
+    return from_mapping(HypervolumeBounds, bounds, where=f"{folder / study_files.STUDY_FILE}: bounds")
 
 
 def _candidates(study: Study, problem: Problem, *, source: Path) -> tuple[Candidates, tuple[MetricInfo, ...]]:
@@ -132,7 +145,7 @@ def _computed_history(path: Path, candidates: Candidates, problem: Problem, boun
     """Compute the history of an unfinished search from its study."""
     if bounds is None or not len(candidates):
         return ()
-    box = from_mapping(HypervolumeBounds, bounds, where=f"{path / study_files.STUDY_FILE}: bounds")
+    box = _parse_bounds(path, bounds)
     if {len(box.ideal), len(box.reference)} != {len(problem.objectives)}:
         message = f"{path / study_files.STUDY_FILE}: bounds must have one value for each objective"
         raise InputError(message, got=f"{len(box.ideal)} and {len(box.reference)}")

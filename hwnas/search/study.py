@@ -190,6 +190,11 @@ class Study:
         """Return the arch ids of candidates with an expensive value, by the key of the genome."""
         return dict(self._rows("SELECT genome, arch_id FROM candidates WHERE arch_id IS NOT NULL"))
 
+    def evaluated_at(self) -> dict[int, float]:
+        """Return when each candidate got its last value, in seconds since 1970."""
+        query = "SELECT candidate, MAX(unix_time_s) FROM evaluations GROUP BY candidate"
+        return {int(row): float(time_s) for row, time_s in self._rows(query) if isinstance(time_s, float)}
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that at least one candidate has."""

@@ -171,6 +171,9 @@ SURFACE = {
     ],
     "explain": ["--batch", "--device", "--json", "--operations", "--precision", "--threads", "arch", "space"],
     "report": ["--host", "--json", "--open", "--out", "--port", "--watch", "runs"],
+    "study": [],
+    "study compare": ["--json", "--out", "runs"],
+    "study export": ["--json", "--out", "--to", "run"],
     "export": [
         "--arch",
         "--batch",
