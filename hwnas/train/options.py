@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, find_arch
 from hwnas.space.space import AnySpace
-from hwnas.supernet.store import StoredNetwork, load_network, load_supernet, read_about
+from hwnas.supernet.store import load_network, load_supernet, read_about
 from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.machine import MachineSettings
@@ -410,12 +411,28 @@ def first_weights_file(path: Path) -> Path:
     return network if network.is_file() and not supernet_file(path).is_file() else supernet_file(path)
 
 
-def _given_network(path: Path | None) -> StoredNetwork | None:
-    """Load the network of a space whose weights a training begins with; None: it begins with others."""
+@dataclass(frozen=True)
+class _GivenNetwork:
+    """Space and arch of a network whose weights a training begins with."""
+
+    space: AnySpace
+    arch: Arch
+
+
+def _given_network(path: Path | None) -> _GivenNetwork | None:
+    """Return the network of a space whose weights a training begins with; None: it begins with others."""
     file = None if path is None else first_weights_file(path)
     if file is None or not file.is_file() or read_about(file).get("kind") != "network":
         return None
-    return load_network(file)
+    state = file.stat()
+    return _read_given(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_given(file: Path, mtime_ns: int, size: int) -> _GivenNetwork:
+    """Read a file of a network, which is checked in full, once for all questions about it."""
+    stored = load_network(file)
+    return _GivenNetwork(stored.space, stored.arch)
 
 
 def _image_shape_of(options: TrainOptions, space: AnySpace | None) -> tuple[int, int, int]:
