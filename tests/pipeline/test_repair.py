@@ -288,7 +288,7 @@ def test_a_uniform_network_is_a_folder_that_timm_loads(run: Path, supernet: Elas
     arch = uniform(supernet)
     found = export_network(str(run), arch, out=tmp_path, format="timm")
     folder, record = found.files
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert found.parity.passed
     assert found.parity.tolerance == 1e-5
     assert load_json(record)
