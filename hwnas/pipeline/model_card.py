@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+from hwnas.files import printable
 from hwnas.runs import hwnas_version
 from hwnas.supernet.loading import WeightedNetwork
 from hwnas.train.data.preprocess import Preprocess
@@ -88,7 +89,7 @@ class ModelFacts:
 def model_card(facts: ModelFacts) -> str:
     """Return the card as Markdown, with the metadata of the Hub in front."""
     images = facts.preprocess
-    names = images.label_names[:_MAX_CLASSES]
+    names = [printable(name).replace("|", "\\|") for name in images.label_names[:_MAX_CLASSES]]  # in a table
     listed = "" if not names else f": {', '.join(names)}{', …' if len(names) < len(images.label_names) else ''}"
     channels, size, _ = images.input_size
     return _CARD.format(

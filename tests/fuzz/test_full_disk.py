@@ -7,4 +7,5 @@ from tests.fuzz.test_fuzz import run_module
 
 @pytest.mark.slow
 def test_a_full_disk_ends_every_command_in_good_order() -> None:
-    run_module("tests.fuzz.full_disk", "--seed", "1", "--count", "100", "--slow")
+    ended = run_module("tests.fuzz.full_disk", "--seed", "1", "--count", "100", "--slow")
+    assert ended.code == 0, ended.end

@@ -11,6 +11,7 @@ from tests.fuzz.test_fuzz import run_module
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["train", "profile", "search"])
 def test_a_command_that_is_killed_twenty_times_ends_as_one_that_was_not(kind: str, tmp_path: Path) -> None:
-    out = run_module("tests.fuzz.kills", kind, str(tmp_path / kind), "--kills", "20")
-    found = json.loads(out.splitlines()[-1])
+    ended = run_module("tests.fuzz.kills", kind, str(tmp_path / kind), "--kills", "20")
+    assert ended.code == 0, ended.end
+    found = json.loads(ended.output.splitlines()[-1])
     assert sum(found["killed"].values()) == 20

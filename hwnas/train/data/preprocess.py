@@ -7,11 +7,11 @@ timm's `pretrained_cfg`.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 
-from hwnas.config import from_mapping, load_json, require_valid, to_mapping
+from hwnas.config import Above, Between, from_mapping, load_json, require_valid, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
 from hwnas.train.data.augment import EVAL_CROP_SHARE, IMAGENET
@@ -25,6 +25,9 @@ _PROBED = 16
 """Images whose sizes decide the share that is cropped."""
 
 
+_Size = Annotated[int, Between(1, 16_384)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """Preparation of an image for a network, with the names of timm's `pretrained_cfg`.
@@ -33,20 +36,23 @@ class Preprocess:
     are then normalised by `mean` and `std` of each channel, in RGB order.
     """
 
-    input_size: tuple[int, int, int]
+    input_size: tuple[_Size, _Size, _Size]
     """Channels, height and width."""
-    num_classes: int
+    num_classes: Annotated[int, Between(1, 1_000_000)]
     interpolation: str = "bicubic"
-    crop_pct: float = EVAL_CROP_SHARE
+    crop_pct: Annotated[float, Above(0, 1)] = EVAL_CROP_SHARE
     """0.875, or 1 if most images are no larger than the input: such an image is never cropped here."""
     crop_mode: str = "center"
     mean: tuple[float, ...] = IMAGENET.mean
-    std: tuple[float, ...] = IMAGENET.std
+    std: tuple[Annotated[float, Above(0, 1000)], ...] = IMAGENET.std
     label_names: tuple[str, ...] = ()
     """Names of the classes, in the order of the outputs; empty if they are not known."""
 
     def __post_init__(self) -> None:
         require_valid(self)
+        if self.label_names and len(self.label_names) != self.num_classes:
+            message = f"label_names must have a name for each of the {self.num_classes} classes, or none"
+            raise InputError(message, got=f"{len(self.label_names)} names")
 
     @classmethod
     def of(cls, *, input_size: tuple[int, int, int], num_classes: int, beside: Path | None = None) -> Self:

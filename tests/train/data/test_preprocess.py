@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_keys_are_those_of_timm() -> None:
 def test_one_channel_has_the_mean_of_three() -> None:
     record = Preprocess.of(input_size=(1, 32, 32), num_classes=2)
     np.testing.assert_allclose(record.mean, [0.449], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop_pct": 0}, "crop_pct must be greater than 0"),
+        ({"std": [0.2, 0.2, 0]}, "must be greater than 0"),
+        ({"input_size": [3, 0, 32]}, "must be between 1"),
+        ({"label_names": ["a"]}, "a name for each of the 2 classes"),
+        ({"crop": 1}, "'crop' is not known"),
+    ],
+)
+def test_values_of_a_record_are_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    values = {**Preprocess.of(input_size=(3, 32, 32), num_classes=2).to_timm(), **change}
+    (tmp_path / PREPROCESS).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=message):
+        read_preprocess(tmp_path)
 
 
 def test_a_broken_record_is_an_error(tmp_path: Path) -> None:
