@@ -43,6 +43,7 @@ from hwnas.search.record import RECORD_FILE
 from hwnas.search.result import FoundNetwork, load_search
 from hwnas.search.spec import PostSearch
 from hwnas.space.space import Candidate
+from hwnas.train.data.sources import DataSplits
 from hwnas.train.evaluation import make_evaluator
 from hwnas.train.evaluator import SupernetEvaluator
 from hwnas.train.options import TrainOptions
@@ -178,6 +179,7 @@ class PrecisionSearches:
         return found
 
     def _evaluator(self, precision: str) -> SupernetEvaluator:
+        assert isinstance(self.supernet.data, DataSplits)
         return make_evaluator(
             self.supernet.supernet,
             self.supernet.data,

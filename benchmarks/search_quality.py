@@ -48,6 +48,7 @@ from hwnas.search.strategies.evolution import Evolution
 from hwnas.search.strategies.strategy import SearchStrategy
 from hwnas.space.space import AnySpace, Genomes
 from hwnas.supernet.matmul import fast_matmul
+from hwnas.train.data.sources import DataSplits
 from hwnas.train.evaluation import make_evaluator
 from hwnas.train.evaluator import Accuracy, SupernetEvaluator
 from hwnas.train.options import TrainOptions
@@ -259,6 +260,7 @@ def main(arguments: Sequence[str]) -> None:
         options.data = options.data or "digits-clutter"
     torch.set_num_threads(1)
     supernet = opened(options)
+    assert isinstance(supernet.data, DataSplits)
     evaluator = make_evaluator(
         supernet.supernet,
         supernet.data,

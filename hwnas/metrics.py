@@ -216,6 +216,8 @@ for _quantity in (
     Quantity(name="energy_j", goal="min", unit="J", units={"": 1.0, "J": 1.0, "mJ": 1e-3}),
     Quantity(name="knn_accuracy", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
     Quantity(name="latency_ms", goal="min", unit="ms", units={"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}),
+    Quantity(name="mAP", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
+    Quantity(name="mIoU", goal="max", unit="", units={"": 1.0, "%": 0.01}, on_device=False, largest=1.0),
     Quantity(name="macs", goal="min", unit="", units=_COUNTS, on_device=False),
     Quantity(
         name="memory_mb",
@@ -233,11 +235,15 @@ for _quantity in (
 ):
     METRICS.add(_quantity.name, _quantity)
 
-QualityMetric = Literal["accuracy", "knn_accuracy", "divergence"]
+QualityMetric = Literal["accuracy", "knn_accuracy", "divergence", "mAP", "mIoU"]
 QUALITIES: tuple[QualityMetric, ...] = get_args(QualityMetric)
 """The metrics that networks are evaluated for with the weights of a supernet; a search has at most one. `accuracy` is
 that of the classifier, `knn_accuracy` that of the nearest training images by the features, and `divergence` the mean
-KL divergence of the classes from those of the pretrained model."""
+KL divergence of the classes from those of the pretrained model. Networks for detection have COCO's mean average
+precision, `mAP`, those for segmentation the mean intersection over union, `mIoU`."""
+
+TASK_QUALITIES: tuple[QualityMetric, ...] = ("mAP", "mIoU")
+"""The metrics of networks for detection and for segmentation, which have no other."""
 
 MeasuredMetric = Literal["latency_ms", "throughput", "memory_mb", "energy_j"]
 MEASURED_METRICS: tuple[MeasuredMetric, ...] = get_args(MeasuredMetric)

@@ -18,6 +18,8 @@ _FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
     "accuracy": (("top-1", "top1", ".2%"), ("top-5", "top5", ".2%"), ("loss", "loss", ".3f")),
     "knn_accuracy": (("accuracy of nearest images", "knn_accuracy", ".2%"),),
     "divergence": (("divergence, nats", "divergence", ".4g"),),
+    "mAP": (("mAP", "mAP", ".2%"),),
+    "mIoU": (("mIoU", "mIoU", ".2%"),),
 }
 """Printed columns by metric, each with its field and format."""
 
@@ -35,7 +37,7 @@ _FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
 @click.option(
     "--metric",
     type=click.Choice(QUALITIES),
-    show_default="accuracy; divergence on images without classes",
+    show_default="accuracy, mAP or mIoU by the task; divergence on images without classes",
     help="Of networks inside a pretrained model also knn_accuracy or divergence, as for hwnas search.",
 )
 @click.option("--data", help="Images to use instead of those of the run; required if RUN is a file of weights.")

@@ -128,7 +128,7 @@ def _short_names(names: list[str]) -> list[str]:
 def _format(name: str, value: Any) -> object:
     if value is None or isinstance(value, (int, str)):
         return value
-    if name.startswith(("accuracy", "knn_accuracy")) and "_vs_" not in name:
+    if name.startswith(("accuracy", "knn_accuracy", "mAP", "mIoU")) and "_vs_" not in name:
         return f"{value:.2%}"
     return f"{value:.3g}" if "_vs_" in name else f"{value:,.5g}"
 

@@ -24,10 +24,23 @@ from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_training, train_model
+from hwnas.space.task_head import HEAD_KINDS, TASKS
 from hwnas.train.options import PretrainedModel, TrainOptions
 from hwnas.train.trainer import TrainerConfig
 
 _MODEL_OPTIONS = (
+    click.option(
+        "--task",
+        type=click.Choice(TASKS),
+        show_default="that of the space",
+        help="Give the networks of --space, or of the backbone in --supernet, a head for this task.",
+    ),
+    click.option(
+        "--head",
+        type=click.Choice(HEAD_KINDS),
+        show_default="retinanet, semantic-fpn",
+        help="Head for detection or segmentation.",
+    ),
     click.option("--space", help="Space whose supernet is trained."),
     click.option(
         "--arch", help="Train this network of the space: a name, min, max, random:SEED, JSON, or an id from --supernet."
@@ -42,7 +55,10 @@ _MODEL_OPTIONS = (
     click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space."),
 )
 _DATA_OPTIONS = (
-    click.option("--data", help="Images: digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR."),
+    click.option(
+        "--data",
+        help="Images: digits, digits-clutter, a folder, Parquet, torch/NAME or wds/DIR; digits-scene with --task.",
+    ),
     click.option("--heldout", type=HELDOUT, help="Held-out images: a share or a number; 0 for one network: none."),
     click.option("--data-seed", type=SEED, help="Seed of the split into training and held-out images."),
     click.option("--max-bad", type=COUNT_OR_ZERO, show_default="50", help="Skip at most this many unreadable images."),
@@ -106,6 +122,10 @@ def train(
     command, the recipe, the list of held-out images, metrics.jsonl and metrics.csv, checkpoints and the weights, and
     where tensorboard is installed its files. An interrupted training is resumed with --resume and ends with the same
     weights. --evaluate-every shows how accuracy on held-out images develops, and changes no weights.
+
+    --task detection or segmentation trains the same networks with a head of torchvision on a pyramid of their feature
+    maps, on images with boxes or classes of pixels; --supernet RUN of a classification training gives the backbone its
+    weights. Such networks are compared by mAP or mIoU.
     """
     as_json, options = values.pop("as_json"), _options(**values)
     if dry_run and resume:
@@ -207,6 +227,8 @@ def _print_trained(trained: TrainingResult) -> None:
     print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
     for name, accuracy in trained.accuracies.items():
         print_line(f"{name} network: {accuracy:.2%} of the held-out images")
+    for name, value in trained.task_quality.items():
+        print_line(f"{name} network: {trained.metric} {value:.2%} on the held-out images")
     for name, divergence in trained.divergences.items():
         print_line(f"{name} network: divergence {divergence:.3g} nats from the model on the held-out images")
     if trained.bad_images:

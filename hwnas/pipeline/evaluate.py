@@ -15,7 +15,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.errors import InputError, UsageError
 from hwnas.files import file_errors, read_bytes, refuse_link, require_regular
 from hwnas.frames import Columns, TabularResult
-from hwnas.metrics import QualityMetric
+from hwnas.metrics import TASK_QUALITIES, QualityMetric
 from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
 from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
@@ -24,8 +24,10 @@ from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.network import Network
-from hwnas.supernet.store import load_supernet, read_about
+from hwnas.supernet.store import load_network, load_supernet, read_about
+from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import ImageDataset
+from hwnas.train.data.samples import AnnotatedData, AnnotatedDataset
 from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import (
     ACCURACIES_FILE,
@@ -40,9 +42,17 @@ from hwnas.train.executor import EvaluationCallback, Executor
 from hwnas.train.machine import current_cpu_settings, torch_device
 from hwnas.train.models import num_classes_of
 from hwnas.train.options import TrainConfig, read_train_config, supernet_file
-from hwnas.train.run_data import open_quality_data, open_run_data
-from hwnas.train.session import ORIGINAL
-from hwnas.train.weights import load_model, weights_digest
+from hwnas.train.run_data import open_quality_data, open_run_data, open_run_task_data
+from hwnas.train.session import ORIGINAL, TrainData
+from hwnas.train.tasks import (
+    QUALITY_OF_TASK,
+    TaskOutputs,
+    evaluate_task,
+    evaluation_batches,
+    make_task_evaluator,
+    outputs_of,
+)
+from hwnas.train.weights import load_model, weights_digest, weights_file
 
 TEST_USES = "test-uses.jsonl"
 """File of a run that records each evaluation on its test images."""
@@ -71,6 +81,10 @@ class EvaluatedNetwork:
     """Share of images whose class the nearest training images vote for; None if another metric was evaluated."""
     divergence: float | None = None
     """Mean KL divergence from the pretrained model, in nats; None if another metric was evaluated."""
+    mAP: float | None = None
+    """COCO's mean average precision of the boxes of a network for detection."""
+    mIoU: float | None = None
+    """Mean over classes of the intersection over union, of a network for segmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +167,8 @@ def evaluate(
             ids of networks that were evaluated before; by default the smallest and the largest. A single network
             has none.
         split: Held-out images, for choosing, or test images, whose uses are counted.
-        metric: `accuracy`, or for networks inside a pretrained model `knn_accuracy` or `divergence`; None: accuracy,
-            or divergence in a run on images without classes.
+        metric: `accuracy`, or for networks inside a pretrained model `knn_accuracy` or `divergence`; None: that of the
+            task, `accuracy`, `mAP` or `mIoU`, or divergence in a run on images without classes.
         data: Another dataset than that of the run; required for a file of weights.
         workers: Processes that load images.
         device: `auto`, `cpu` or `cuda`.
@@ -183,7 +197,7 @@ def evaluate(
         return _evaluate_supernet(run, archs, config, settings)
     if archs:
         raise UsageError("archs can only be chosen of a supernet", hint=f"hwnas evaluate {run}")
-    if metric not in (None, "accuracy"):
+    if metric not in (None, "accuracy", *TASK_QUALITIES):
         message = f"{metric} is a metric of the networks inside a pretrained model"
         raise UsageError(message, got="a single network", hint="leave --metric out")
     if evaluate_on is not None:
@@ -199,7 +213,7 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     command = f"hwnas evaluate {run} {{arch}}"
     chosen = {name: resolve_arch(space, name, run, command=command) for name in archs or ("min", "max")}
     is_labelled = config is None or config.labelled or settings.data is not None
-    metric = settings.metric or ("accuracy" if is_labelled else "divergence")
+    metric = settings.metric or (QUALITY_OF_TASK[space.config.task] if is_labelled else "divergence")
     hint = f"hwnas evaluate {run} --metric divergence, which is that from the model itself"
     opened = open_quality_data(run, config, supernet, quality=metric, data=settings.data, hint=hint)
     images = _images_of(opened, split)
@@ -207,6 +221,9 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     task = _task(run, weights_digest(file), opened, metric, settings)
     few = keeps_images(len(images), space.config.input_shape)
     with evaluation_workers(settings.evaluate_on, task, keeps_images=few) as executor:
+        if isinstance(opened, AnnotatedData):
+            rows = _task_rows(supernet, chosen, opened, settings=settings, executor=executor)
+            return _evaluation(run, weights, opened, split, rows, metric=metric)
         if metric != "accuracy":
             assert isinstance(supernet, ElasticSupernet)
             rows = _quality_rows(supernet, chosen, opened, run=run, metric=metric, settings=settings, executor=executor)
@@ -230,7 +247,7 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     return _evaluation(run, weights, opened, split, rows)
 
 
-def _task(run: Path, digest: str, data: DataSplits, metric: QualityMetric, settings: _Settings) -> EvaluationTask:
+def _task(run: Path, digest: str, data: TrainData, metric: QualityMetric, settings: _Settings) -> EvaluationTask:
     """Return what workers open."""
     cpu = current_cpu_settings()
     return EvaluationTask(
@@ -278,8 +295,60 @@ def _quality_rows(
     return rows
 
 
+def _task_rows(
+    supernet: AnySupernet,
+    chosen: Mapping[str, Arch],
+    data: AnnotatedData,
+    *,
+    settings: _Settings,
+    executor: Executor | None,
+) -> list[EvaluatedNetwork]:
+    """Evaluate networks for detection or segmentation by the metric of their task."""
+    count = len(_images_of(data, settings.split))
+    evaluator = make_task_evaluator(
+        supernet,
+        data,
+        split=settings.split,
+        device=settings.device,
+        workers=settings.workers,
+        executor=executor,
+    )
+    progress, rows = settings.progress(total=len(chosen), num_images=count), []
+    values = evaluator.stream(list(chosen.values()))
+    for done, ((name, arch), value) in enumerate(zip(chosen.items(), values, strict=True), start=1):
+        rows.append(_space_row(name, supernet.space, arch, count=count, **{evaluator.measure.name: value}))
+        progress(done, 0)
+    return rows
+
+
+def _evaluate_task_network(
+    run: Path, network: Network, outputs: TaskOutputs, config: TrainConfig | None, settings: _Settings
+) -> Evaluation:
+    """Evaluate a network for detection or segmentation with its own weights and statistics."""
+    stored = load_network(weights_file(run))
+    data = open_run_task_data(run, config, data=settings.data, space=stored.space.config)
+    images, task = _images_of(data, settings.split), stored.space.config.task
+    metric = QUALITY_OF_TASK[task]
+    if settings.metric not in (None, metric):
+        raise UsageError(
+            f"networks for {task} are compared by {metric}", got=settings.metric, hint="leave --metric out"
+        )
+    batches = evaluation_batches(data, split=settings.split, workers=settings.workers)
+    on_device = (batch.to(settings.device) for batch in batches)
+    value = evaluate_task(network.to(settings.device).eval(), outputs, on_device)
+    row = _space_row("network", stored.space, stored.arch, count=len(images), **{metric: value})
+    weights = _Weights(file=weights_file(run), kind="network", space=stored.space.name)
+    return _evaluation(run, weights, data, settings.split, [row], metric=metric)
+
+
 def _evaluate_network(run: Path, config: TrainConfig | None, settings: _Settings) -> Evaluation:
     module, split = load_model(run), settings.split
+    outputs = outputs_of(module)
+    if outputs is not None:
+        assert isinstance(module, Network)
+        return _evaluate_task_network(run, module, outputs, config, settings)
+    if settings.metric in TASK_QUALITIES:
+        raise UsageError("a classifier is compared by accuracy", got=settings.metric, hint="leave --metric out")
     shape, classes = _input_of(module, config)
     if isinstance(module, Network):
         module.input_shape = shape  # a network of smaller images than the run's resizes them
@@ -327,7 +396,7 @@ def _is_supernet(run: Path) -> bool:
     return bool(read_about(run).get("kind") == "supernet")
 
 
-def _images_of(data: DataSplits, split: Split) -> ImageDataset:
+def _images_of(data: TrainData, split: Split) -> ImageDataset | AnnotatedDataset:
     if split == "heldout":
         if not len(data.heldout):
             raise InputError(f"no images of {data.name} were held out", got="--split heldout", hint="--split test")
@@ -358,7 +427,7 @@ def _figures(accuracy: Accuracy) -> dict[str, float]:
 def _evaluation(
     run: Path,
     weights: _Weights,
-    data: DataSplits,
+    data: TrainData,
     split: Split,
     rows: Sequence[EvaluatedNetwork],
     *,

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.config import to_mapping
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.files import WriterLock, file_errors, remove_temporaries
-from hwnas.metrics import indistinct_supernet_warning
+from hwnas.metrics import QualityMetric, indistinct_supernet_warning
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
 from hwnas.space import SPACES
@@ -23,6 +24,7 @@ from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.preprocess import PREPROCESS, describe_data, write_preprocess
+from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits, open_data
 from hwnas.train.distributed import World, distributed_world
 from hwnas.train.elastic import CLUSTERS
@@ -40,6 +42,7 @@ from hwnas.train.options import (
     resolve_config,
     resolve_data_config,
     resolve_image_shape,
+    resolve_task,
     validate_options,
 )
 from hwnas.train.recipe import Recipe, diff_tables
@@ -47,7 +50,9 @@ from hwnas.train.session import (
     ORIGINAL,
     Extremes,
     InitialModel,
+    TrainData,
     load_elastic_model,
+    make_detection_loader,
     make_elastic_model,
     make_model,
     make_teacher,
@@ -57,7 +62,15 @@ from hwnas.train.session import (
     train_classifier,
     weights_origin,
 )
-from hwnas.train.trainer import EvaluateModel, Trainer, TrainerConfig
+from hwnas.train.tasks import (
+    QUALITY_OF_TASK,
+    evaluate_task,
+    evaluation_batches,
+    make_task_evaluator,
+    open_task_data,
+    outputs_of,
+)
+from hwnas.train.trainer import BatchSource, EvaluateModel, Trainer, TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +90,10 @@ class TrainingResult:
     """Held-out accuracies of a supernet's `smallest` and `largest` network."""
     divergences: Mapping[str, float]
     """In their place on images without classes: the mean divergences from the pretrained model, in nats."""
+    metric: QualityMetric
+    """The metric that networks of the task are compared by."""
+    task_quality: Mapping[str, float]
+    """In place of accuracies: mAP of networks for detection, mIoU of those for segmentation."""
     bad_images: tuple[str, ...]
     """Unreadable images that were skipped."""
     notes: tuple[str, ...]
@@ -195,6 +212,8 @@ def train_model(
         images_per_s=session.trainer.images_per_s,
         accuracies=session.extremes.accuracies,
         divergences=session.extremes.divergences,
+        metric=QUALITY_OF_TASK[config.task] if config.labelled else "divergence",
+        task_quality=session.extremes.task_quality,
         bad_images=tuple(session.bad_images),
         notes=(*notes, *_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout))),
         is_main_process=world.is_main_process,
@@ -262,10 +281,11 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
 
 
 def _initial_model(
-    config: TrainConfig, data: DataSplits, resumed: Path | None, *, world: World, reporter: Reporter
+    config: TrainConfig, data: TrainData, resumed: Path | None, *, world: World, reporter: Reporter
 ) -> InitialModel:
     if config.elastic is None:
         return make_model(config)
+    assert isinstance(data, DataSplits), "elastic spaces of classifiers have images with one class"
     prepared = None if resumed is None else load_elastic_model(resumed)
     if prepared is not None:
         return prepared
@@ -276,9 +296,15 @@ def _initial_model(
 
 
 def _train_classifier(
-    config: TrainConfig, data: DataSplits, initial: InitialModel, trainer: Trainer, *, reporter: Reporter
+    config: TrainConfig,
+    data: TrainData,
+    initial: InitialModel,
+    trainer: Trainer,
+    *,
+    reporter: Reporter,
 ) -> InitialModel:
     """Train a pretrained model with a new classifier on labels, with the images and the machine of a training."""
+    assert isinstance(data, DataSplits)
     epochs = config.recipe.classifier_epochs
     reporter.message(f"training the model itself for {epochs} epochs, as its classifier is new")
     trained = train_classifier(
@@ -340,7 +366,7 @@ def _device_notes(requested: Recipe, recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _notes(config: TrainConfig, data: DataSplits, initial: InitialModel, world: World) -> tuple[str, ...]:
+def _notes(config: TrainConfig, data: TrainData, initial: InitialModel, world: World) -> tuple[str, ...]:
     """Return what a user should know before the first step."""
     warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
     unlabelled = "the images have no classes: networks learn the outputs of the model alone"
@@ -369,9 +395,13 @@ def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> I
             yield warning
 
 
-def _new_config(options: TrainOptions) -> tuple[TrainConfig, DataSplits]:
+def _new_config(options: TrainOptions) -> tuple[TrainConfig, TrainData]:
     validate_options(options)
     shape = resolve_image_shape(options)
+    task = resolve_task(options)
+    if task != "classification":
+        found = open_task_data(resolve_data_config(options), task, image_size=shape[1], num_classes=options.num_classes)
+        return resolve_config(options, num_classes=found.num_classes, num_images=len(found.train)), found
     labelled = options.elastic is None  # the networks of a pretrained model need no classes
     data = open_data(
         resolve_data_config(options), image_shape=shape, num_classes=options.num_classes, labelled=labelled
@@ -392,13 +422,17 @@ def _require_run(folder: Path, *, resume: bool) -> None:
         raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
 
 
-def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, DataSplits]:
+def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, TrainData]:
     """Read the config of a run; options, if any are given, must resolve to the same."""
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
-    data = open_data(
-        config.data, image_shape=config.image_shape, num_classes=config.num_classes, labelled=config.labelled
-    )
+    data: TrainData
+    if config.task != "classification":
+        data = open_task_data(config.data, config.task, image_size=config.image_size, num_classes=config.num_classes)
+    else:
+        data = open_data(
+            config.data, image_shape=config.image_shape, num_classes=config.num_classes, labelled=config.labelled
+        )
     if options != TrainOptions():
         requested = _complete_and_resolve(options, config, num_images=len(data.train))
         # What the device decided is that of the run.
@@ -433,13 +467,13 @@ def _require_same_config(requested: TrainConfig, config: TrainConfig) -> None:
         raise InputError(message, got="; ".join(rows[:4]) + more, hint=hint)
 
 
-def _prepare_run(folder: Path, config: TrainConfig, data: DataSplits, *, resume: bool) -> None:
+def _prepare_run(folder: Path, config: TrainConfig, data: TrainData, *, resume: bool) -> None:
     """Create the run, or check that a resumed one held out the same images, and say how its images are prepared."""
     if resume and (folder / HELDOUT_LIST).exists():
         require_same_images(folder / HELDOUT_LIST, data.heldout)
     if not resume:
         Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
-    if not (folder / PREPROCESS).exists():
+    if isinstance(data, DataSplits) and not (folder / PREPROCESS).exists():
         shape, classes = config.image_shape, config.num_classes
         write_preprocess(folder, describe_data(data, num_classes=classes, image_shape=shape))
     if not (folder / HELDOUT_LIST).exists():
@@ -449,7 +483,7 @@ def _prepare_run(folder: Path, config: TrainConfig, data: DataSplits, *, resume:
 def _make_trainer(
     config: TrainConfig,
     *,
-    data: DataSplits,
+    data: TrainData,
     model: torch.nn.Module,
     folder: Path,
     world: World,
@@ -457,15 +491,17 @@ def _make_trainer(
     trainer_config: TrainerConfig | None,
     reporter: Reporter | None = None,
 ) -> Trainer:
-    loader = make_train_loader(
-        data,
-        config.recipe,
-        image_shape=config.image_shape,
-        seed=config.seed,
-        workers=workers,
-        world=world,
-        bad=BadImageLog(limit=config.data.max_bad),
-    )
+    common: dict[str, Any] = {
+        "seed": config.seed,
+        "workers": workers,
+        "world": world,
+        "bad": BadImageLog(limit=config.data.max_bad),
+    }
+    loader: BatchSource
+    if isinstance(data, AnnotatedData):
+        loader = make_detection_loader(data, config.recipe, **common)
+    else:
+        loader = make_train_loader(data, config.recipe, image_shape=config.image_shape, **common)
     return Trainer(
         folder,
         model.to(world.device),
@@ -484,7 +520,7 @@ def _make_trainer(
 
 def _heldout_evaluation(
     config: TrainConfig,
-    data: DataSplits,
+    data: TrainData,
     trainer_config: TrainerConfig | None,
     *,
     device: torch.device,
@@ -503,6 +539,8 @@ def _heldout_evaluation(
         raise InputError(message, got=got, hint="leave out --evaluate-every")
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        if isinstance(data, AnnotatedData):
+            return _task_quality(model, data, device=device, workers=workers)
         if isinstance(model, Supernet):
             names = {"smallest": model.space.smallest(), "largest": model.space.largest()}
             evaluator = make_evaluator(model, data, checkpoint_id="last", device=device, workers=workers)
@@ -513,11 +551,33 @@ def _heldout_evaluation(
     return evaluate
 
 
+def _task_quality(
+    model: torch.nn.Module, data: AnnotatedData, *, device: torch.device, workers: int
+) -> dict[str, float]:
+    """Evaluate a network for detection or segmentation, or the smallest and the largest one of a supernet."""
+    if isinstance(model, Supernet):
+        archs = {"smallest": model.space.smallest(), "largest": model.space.largest()}
+        evaluator = make_task_evaluator(model, data, device=device, workers=workers)
+        return dict(zip(archs, evaluator.evaluate([*archs.values()]), strict=True))
+    outputs = outputs_of(model)
+    assert outputs is not None
+    batches = evaluation_batches(data, split="heldout", workers=workers)
+    return {"network": evaluate_task(model.eval(), outputs, (batch.to(device) for batch in batches))}
+
+
 def _extremes(
-    supernet: AnySupernet, data: DataSplits, run: Path, *, labelled: bool, device: torch.device, workers: int
+    supernet: AnySupernet,
+    data: TrainData,
+    run: Path,
+    *,
+    labelled: bool,
+    device: torch.device,
+    workers: int,
 ) -> Extremes:
     """Evaluate the smallest and the largest network of a supernet, which shows if it has learned to separate them."""
     archs = [supernet.space.smallest(), supernet.space.largest()]
+    if isinstance(data, AnnotatedData):
+        return Extremes(task_quality=_task_quality(supernet, data, device=device, workers=workers))
     if not labelled:
         assert isinstance(supernet, ElasticSupernet)
         loader = make_eval_loader(data, supernet.space.config.input_shape, split="heldout", workers=workers)

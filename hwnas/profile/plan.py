@@ -28,6 +28,7 @@ from hwnas.records.measurement import Seed
 from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
 from hwnas.space.elastic import SIZES
+from hwnas.space.lookup import classifier_name
 
 SCHEMA = "hwnas.plan/2"
 """Schema that this version writes and reads."""
@@ -190,10 +191,14 @@ def make_tasks(
 
 
 def exporter_for(runtime: str, subject: Subject) -> str:
-    """Return how a runtime gets a network: as a module, as a graph composed from blocks, or as a graph by dynamo."""
+    """Return how a runtime gets a network: as a module, as a graph composed from blocks, or as a graph by dynamo.
+
+    A head for detection or segmentation reads several blocks, so that its network is no chain of them.
+    """
     if runtime.startswith("torch"):
         return "module"
-    return "composed" if subject.source == "space" else "dynamo"
+    is_chain = subject.source == "space" and classifier_name(subject.name) == subject.name
+    return "composed" if is_chain else "dynamo"
 
 
 def new_session(command: tuple[str, ...], software: Environment) -> CampaignSession:

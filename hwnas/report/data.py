@@ -19,7 +19,7 @@ from hwnas.space.space import AnySpace, Genomes, Mask
 
 Role = Literal["objective", "constraint", "other"]
 
-_ACCURACIES = {"accuracy": "accuracy", "knn_accuracy": "accuracy of nearest images"}
+_ACCURACIES = {"accuracy": "accuracy", "knn_accuracy": "accuracy of nearest images", "mAP": "mAP", "mIoU": "mIoU"}
 
 COSTS = ("macs", "params")
 """Metrics of the network alone that are no measure of its quality."""

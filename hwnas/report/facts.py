@@ -221,7 +221,8 @@ def _supernet(data: RunData) -> Iterator[tuple[str, str]]:
         return
     yield "weights", str(record.spec.supernet.path)
     if record.supernet_health is not None:
-        what = "top-1" if record.spec.criteria.quality == "accuracy" else "of nearest images"
+        names = {"accuracy": "top-1", "knn_accuracy": "of nearest images"}
+        what = names.get(record.spec.criteria.quality or "", str(record.spec.criteria.quality))
         yield "smallest network", f"{percent(record.supernet_health.smallest)} {what}"
         yield "largest network", f"{percent(record.supernet_health.largest)} {what}"
     first = _first_generation(data)

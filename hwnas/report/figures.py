@@ -35,6 +35,8 @@ _NAME_LETTERS = 44
 
 _TITLES = {
     "accuracy": "accuracy (%)",
+    "mAP": "mAP (%)",
+    "mIoU": "mIoU (%)",
     "knn_accuracy": "accuracy of nearest images (%)",
     "divergence": "divergence from the model (nats)",
     "macs": "MACs (G)",
@@ -44,7 +46,7 @@ _TITLES = {
     "memory_mb": "memory (MB)",
     "energy_j": "energy (J)",
 }
-_FACTORS = {"accuracy": 100.0, "knn_accuracy": 100.0, "macs": 1e-9, "params": 1e-6}
+_FACTORS = {"accuracy": 100.0, "knn_accuracy": 100.0, "mAP": 100.0, "mIoU": 100.0, "macs": 1e-9, "params": 1e-6}
 
 Draw = Callable[["Axes"], None]
 

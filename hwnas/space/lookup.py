@@ -11,6 +11,7 @@ from hwnas.registry import Registry
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
+from hwnas.space.task_head import HEAD_KINDS
 
 _FORMS = ("min", "max", "random:SEED", "a JSON file", "inline JSON")
 _SEEDS = 2**64
@@ -38,6 +39,11 @@ def adapted(space: AnySpace, *, image_size: int | None, num_classes: int | None)
         if value is not None and value > _LIMITS[name]:
             raise InputError(f"{name} must be at most {_LIMITS[name]}", got=shown(value))
     return space.adapted(**sizes)
+
+
+def classifier_name(name: str) -> str:
+    """Return the name of the space of the same networks as classifiers."""
+    return next((name[len(kind) + 1 :] for kind in HEAD_KINDS if name.startswith(f"{kind}-")), name)
 
 
 def find_arch(

@@ -75,7 +75,7 @@ class TaskHead:
     @property
     def task(self) -> Task:
         """The task that networks with this head do."""
-        return "segmentation" if self.kind == "semantic-fpn" else "detection"
+        return task_of(self.kind)
 
     @property
     def anchors(self) -> int:
@@ -95,6 +95,11 @@ class TaskHead:
         """Return the level of a feature map with a stride; None: the head has no level so fine or so coarse."""
         nearest = power_of_two(stride)
         return self.strides.index(nearest) if nearest in self.strides else None
+
+
+def task_of(kind: HeadKind | None) -> Task:
+    """Return the task of a kind of head; classification for none."""
+    return "classification" if kind is None else "segmentation" if kind == "semantic-fpn" else "detection"
 
 
 def power_of_two(stride: float) -> int:

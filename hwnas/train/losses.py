@@ -20,6 +20,8 @@ class Microbatch:
     mixed: MixedBatch
     teacher_logits: Tensor | None = None
     """(B, C); None: there is no teacher."""
+    task_targets: Any = None
+    """Targets of detection or segmentation in place of classes; None: images have classes."""
 
 
 def supervised_loss(output: Any, microbatch: Microbatch, teacher: TeacherConfig) -> Tensor:

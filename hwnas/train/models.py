@@ -21,6 +21,7 @@ from hwnas.supernet.families import SUPERNETS, make_supernet
 from hwnas.supernet.network import Network
 from hwnas.supernet.resnas import Reduction, TrainingHead
 from hwnas.supernet.supernet import AnySupernet, Supernet, SupernetConfig
+from hwnas.supernet.task_head import PyramidHead
 from hwnas.supernet.transfer import carry_over
 from hwnas.train.recipe import InitializationConfig, Recipe
 from hwnas.train.seeds import seed_torch, torch_seed
@@ -73,7 +74,7 @@ def adapt_supernet(
 
     Args:
         source: Supernet with the weights.
-        space: The same space, at the new image size and number of classes.
+        space: The same space, at the new image size and number of classes, or with a head for another task.
         recipe: Stochastic depth and initialization.
         seed: Decides fresh weights.
 
@@ -86,8 +87,13 @@ def adapt_supernet(
     with _seeded(seed):
         supernet = make_supernet(space, config)
         initialize_weights(supernet, recipe.initialization)
-    fresh = carry_over(source.shared.state_dict(), supernet.shared)
-    return supernet, fresh
+    weights, own = source.shared.state_dict(), supernet.shared.state_dict()
+    fresh: tuple[str, ...] = ()
+    if space.config.task_head != source.space.config.task_head:  # the backbone alone is taken over
+        heads = {name: tensor for name, tensor in own.items() if name.startswith("head.")}
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")} | heads
+        fresh = ("head",)
+    return supernet, (*carry_over(weights, supernet.shared), *fresh)
 
 
 def inherit_network(supernet: AnySupernet, arch: Arch, recipe: Recipe) -> Network:
@@ -185,8 +191,11 @@ def initialize_weights(model: nn.Module, config: InitializationConfig) -> None:
     """Draw weights from torch's global generator under `fan-in`; `published` ones are already in place."""
     if config.weights == "published":
         return
+    # The biases of heads for detection are the logits of rare objects, without which their loss explodes.
+    heads = [part for part in model.modules() if isinstance(part, PyramidHead)]
+    own = {part for head in heads for part in head.modules()}
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and module not in own:
             nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

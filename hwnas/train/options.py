@@ -13,8 +13,9 @@ from hwnas.files import absolute_path
 from hwnas.runs import MANIFEST, NETWORK, SUPERNET, Run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
-from hwnas.space.lookup import adapted, find_arch
+from hwnas.space.lookup import adapted, classifier_name, find_arch
 from hwnas.space.space import AnySpace
+from hwnas.space.task_head import DEFAULT_HEADS, HeadKind, Task, task_of
 from hwnas.supernet.store import load_network, load_supernet, read_about
 from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
@@ -61,6 +62,10 @@ class TrainOptions:
     network that was evaluated in the run `supernet`."""
     supernet: Path | None = None
     """Run or file of a supernet, or of a network of a space, to take initial weights from."""
+    task: Task | None = None
+    """Classification, detection or segmentation; None: that of the space."""
+    head: HeadKind | None = None
+    """Head for detection or segmentation; None: that of the space, or the default of the task."""
     model: str | None = None
     """Train a model of timm, `timm:NAME`, for comparison."""
     elastic: PretrainedModel | None = None
@@ -134,6 +139,11 @@ class TrainConfig:
         if (self.space is None) == (self.model is None) or (self.space is None and self.arch is not None):
             got = f"space {self.space}, model {self.model}, arch {self.arch}"
             raise InputError("a training must have either a space, perhaps with an arch, or a model of timm", got=got)
+
+    @property
+    def task(self) -> Task:
+        """The task of the networks."""
+        return "classification" if self.space is None else SPACES.get(self.space).config.task
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -332,6 +342,12 @@ def resolve_image_shape(options: TrainOptions) -> tuple[int, int, int]:
     return _image_shape_of(options, _resolve_space(options))
 
 
+def resolve_task(options: TrainOptions) -> Task:
+    """Return the task of the networks that are trained."""
+    space = _resolve_space(options)
+    return "classification" if space is None else space.config.task
+
+
 def default_run_folder(options: TrainOptions) -> Path:
     """Return a new folder under `runs`, named for what is trained and the time."""
     elastic = None if options.elastic is None else SPACES.resolve(elastic_name(options.elastic))
@@ -341,6 +357,16 @@ def default_run_folder(options: TrainOptions) -> Path:
 
 def validate_options(options: TrainOptions) -> None:
     """Raise a UsageError if options exclude each other or what to train is missing."""
+    if options.task not in (None, "classification") or options.head is not None:
+        for option, value in (
+            ("--model", options.model),
+            ("--elastic", options.elastic),
+            ("--teacher", options.teacher),
+        ):
+            if value is not None:
+                message = "networks for detection and segmentation are those of a space"
+                hint = "--space NAME, or --supernet RUN of a trained backbone"
+                raise UsageError(message, got=option, hint=hint)
     if options.model is not None and (options.arch is not None or options.supernet is not None):
         raise UsageError("--model trains a model of timm and cannot be combined with --arch or --supernet")
     if options.elastic is not None:
@@ -382,13 +408,18 @@ def _validate_elastic(options: TrainOptions) -> None:
 
 
 def _resolve_space(options: TrainOptions) -> AnySpace | None:
-    name = options.space
+    name = _task_space(options, options.space)
     if options.elastic is not None:
         name = elastic_name(options.elastic, image_size=options.image_size)
     if options.supernet is not None:
         given = _given_network(options.supernet)
         stored = load_supernet(supernet_file(options.supernet)).space if given is None else given.space
-        if name is not None and SPACES.resolve(name) != stored.name:
+        name = name or _task_space(options, stored.name)
+        assert name is not None
+        begins_task = classifier_name(SPACES.resolve(name)) == stored.name != SPACES.resolve(name)
+        if begins_task and given is None:  # a backbone that was trained as a classifier
+            return adapted(SPACES.get(name), image_size=options.image_size, num_classes=options.num_classes)
+        if SPACES.resolve(name) != stored.name:
             kind = "supernet" if given is None else "network"
             raise InputError(f"{options.supernet} must hold a {kind} of {name}", got=stored.name)
         name = stored.name
@@ -398,6 +429,28 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
     else:
         size = classes = None
     return adapted(SPACES.get(name), image_size=options.image_size or size, num_classes=options.num_classes or classes)
+
+
+def _task_space(options: TrainOptions, name: str | None) -> str | None:
+    """Return the name of a space with the head that the options ask for.
+
+    Raises:
+        UsageError: The space, the task and the head contradict each other.
+    """
+    if name is None or (options.task is None and options.head is None):
+        return name
+    task = options.task or task_of(options.head)
+    config = SPACES.get(name).config
+    own: Task = config.task
+    if options.head is not None and task_of(options.head) != task:
+        message = f"--head must be one for {task}"
+        raise UsageError(message, got=options.head, hint=f"--head {DEFAULT_HEADS.get(task, 'of another task')}")
+    if own == task and (options.head is None or options.head == config.task_head.kind):
+        return name
+    if own != "classification" or task == "classification":
+        message = f"--task {task} must be the task of the networks of the space"
+        raise UsageError(message, got=name, hint=f"--space {classifier_name(SPACES.resolve(name))}")
+    return f"{options.head or DEFAULT_HEADS[task]}-{name}"
 
 
 def supernet_file(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.registry import Registry
+from hwnas.space.lookup import classifier_name
 from hwnas.space.resnas import DISTILLED
 from hwnas.space.space import AnySpace
 from hwnas.train.data.augment import AugmentConfig
@@ -247,7 +248,7 @@ def default_recipe(space: AnySpace) -> str:
         return "micro-several" if space.family in ("resnas", "glit") else "micro"
     if space.name.rpartition("-")[0].endswith("-mini"):
         return "small"
-    name = space.name.removeprefix(DISTILLED)
+    name = classifier_name(space.name).removeprefix(DISTILLED)
     return name if name in RECIPES else RECIPES.resolve(space.family.partition("-")[0])
 
 
@@ -305,6 +306,8 @@ def resolve_recipe(
         recipe = _for_small_set(recipe, num_images=num_images, batch_size=batch_size or recipe.batch_size)
     if not labelled:
         recipe = _without_labels(recipe)
+    if space is not None and space.config.task_head is not None:
+        recipe = _for_task(recipe)
     if file is not None:
         recipe = with_file(recipe, file)
     if epochs is not None:
@@ -327,6 +330,20 @@ def _for_small_set(recipe: Recipe, *, num_images: int, batch_size: int) -> Recip
         batch_size=batch_size,
         optimizer=replace(longer.optimizer, lr=longer.optimizer.lr / 10),
         schedule=replace(longer.schedule, min_lr=longer.schedule.min_lr / 10),
+    )
+
+
+def _for_task(recipe: Recipe) -> Recipe:
+    """Adapt a recipe for classifiers to detection and segmentation: nothing that needs one class of an image."""
+    strategy = recipe.strategy
+    if strategy.name == "elastic":
+        strategy = replace(strategy, name="sandwich")
+    return replace(
+        recipe,
+        classifier_epochs=0,
+        mix=MixConfig(),
+        strategy=strategy,
+        regularization=replace(recipe.regularization, patch_loss=False),
     )
 
 

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from hwnas.errors import InputError, UnknownNameError
+from hwnas.metrics import TASK_QUALITIES
 from hwnas.runs import MANIFEST
+from hwnas.space.space import SpaceConfig
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, require_same_images
+from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataConfig, DataSplits, UnlabelledError, absolute_data_name, open_data
 from hwnas.train.options import TrainConfig
-from hwnas.train.session import ORIGINAL
+from hwnas.train.session import ORIGINAL, TrainData
+from hwnas.train.tasks import QUALITY_OF_TASK, open_task_data
 
 
 def open_run_data(
@@ -55,9 +59,23 @@ def open_run_data(
     return opened
 
 
+def open_run_task_data(run: Path, config: TrainConfig | None, *, data: str | None, space: SpaceConfig) -> AnnotatedData:
+    """Open the images of a run for detection or segmentation, or others; arguments as for `open_run_data`."""
+    data = None if data is None else absolute_data_name(data)
+    is_own = config is not None and data in (None, config.data.name)
+    if config is None:
+        chosen = DataConfig(name=data or "")
+    else:
+        chosen = config.data if data is None else replace(config.data, name=data)
+    opened = open_task_data(chosen, space.task, image_size=space.image_size, num_classes=space.num_classes)
+    if is_own and (run / HELDOUT_LIST).exists():
+        require_same_images(run / HELDOUT_LIST, opened.heldout)
+    return opened
+
+
 def open_quality_data(
     path: Path, config: TrainConfig | None, supernet: AnySupernet, *, quality: str, data: str | None, hint: str
-) -> DataSplits:
+) -> TrainData:
     """Open the images that a metric of the networks of a supernet is evaluated on.
 
     Args:
@@ -71,6 +89,12 @@ def open_quality_data(
     Raises:
         InputError: The networks have no such metric, or the dataset cannot be opened or does not fit.
     """
+    task = supernet.space.config.task
+    if quality != QUALITY_OF_TASK[task] and (task != "classification" or quality in TASK_QUALITIES):
+        message = f"networks for {task} are compared by {QUALITY_OF_TASK[task]}"
+        raise InputError(message, got=quality, hint=f"leave it out, or {QUALITY_OF_TASK[task]}")
+    if task != "classification":
+        return open_run_task_data(path, config, data=data, space=supernet.space.config)
     if quality != "accuracy" and not isinstance(supernet, ElasticSupernet):
         message = f"{quality} is a metric of the networks inside a pretrained model"
         raise InputError(message, got=f"a supernet of {supernet.space.name}", hint="leave it out, for accuracy")

@@ -19,8 +19,11 @@ from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.store import load_network, load_supernet, read_about, save_supernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.supernet.transfer import carry_over
+from hwnas.train.data.detection_augment import DetectionAugmentConfig
+from hwnas.train.data.detection_loader import DetectionTrainLoader
 from hwnas.train.data.images import BadImageLog
 from hwnas.train.data.loader import Batch, TrainLoader
+from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits
 from hwnas.train.distributed import World
 from hwnas.train.elastic import UnitOrder, fit_classifier, fit_clusters, order_units
@@ -59,6 +62,11 @@ CLASSIFIER = "classifier"
 _PROBE_BATCHES, _ORDER_BATCHES = 320, 16
 """Batches of 64 training images that a classifier is fitted to, and that heads and hidden units are ordered by."""
 _MAX_LISTED = 20
+_GENTLE_SCALE = (0.8, 1.25)
+"""Sizes of images with boxes where a recipe only shifts images."""
+
+TrainData = DataSplits | AnnotatedData
+"""Images with classes, or with the targets of detection or segmentation."""
 
 EvaluateSupernet = Callable[[AnySupernet], "Extremes"]
 """Evaluates a trained supernet; what it returns is stored in the result."""
@@ -72,6 +80,8 @@ class Extremes:
     """Top-1; none on images without classes."""
     divergences: Mapping[str, float] = field(default_factory=dict)
     """On images without classes: the mean KL divergence from the pretrained model, in nats."""
+    task_quality: Mapping[str, float] = field(default_factory=dict)
+    """mAP of networks for detection, mIoU of those for segmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +136,53 @@ def make_train_loader(
         world_size=world.size,
         bad=bad,
     )
-    if loader.batch_size != size:
-        message = f"there must be at least {size * world.size} training images, a full batch"
-        raise InputError(message, got=len(data.train), hint=f"--batch {loader.batch_size // 2 * 2 * world.size}")
+    _require_full_batch(loader.batch_size, size * world.size, count=len(data.train), world=world)
     return loader
+
+
+def make_detection_loader(
+    data: AnnotatedData,
+    recipe: Recipe,
+    *,
+    seed: int,
+    workers: int = 0,
+    world: World | None = None,
+    bad: BadImageLog | None = None,
+) -> DetectionTrainLoader:
+    """Create the loader of training images with boxes or classes of pixels; arguments as for `make_train_loader`."""
+    world = world or World()
+    size = recipe.microbatch_size(world.size)
+    loader = DetectionTrainLoader(
+        data.train,
+        augment=_detection_augment(recipe, data),
+        batch_size=size,
+        seed=seed,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+        bad=bad,
+    )
+    _require_full_batch(loader.batch_size, size * world.size, count=len(data.train), world=world)
+    return loader
+
+
+def _require_full_batch(batch_size: int, needed: int, *, count: int, world: World) -> None:
+    """Raise an InputError if there are fewer images than one step takes."""
+    if batch_size * world.size != needed:
+        message = f"there must be at least {needed} training images, a full batch"
+        raise InputError(message, got=count, hint=f"--batch {batch_size // 2 * 2 * world.size}")
+
+
+def _detection_augment(recipe: Recipe, data: AnnotatedData) -> DetectionAugmentConfig | None:
+    """Return the augmentation of images with boxes that is as strong as that of a recipe for classes."""
+    own, scale = recipe.augment, DetectionAugmentConfig().scale
+    if own.crop == "none":
+        return None
+    return DetectionAugmentConfig(
+        flip=own.flip if data.flip else 0.0,
+        scale=scale if own.crop == "random-resized" else _GENTLE_SCALE,
+        photometric=0.5 if own.color_jitter or own.rand_augment else 0.0,
+    )
 
 
 def run_training(
@@ -364,6 +417,8 @@ def _model_from_supernet(config: TrainConfig, path: Path) -> InitialModel:
     source = load_supernet(file)
     supernet, fresh = adapt_supernet(source, config.get_space(), config.recipe, seed=config.seed)
     notes = (f"initialized for {config.num_classes} classes: {', '.join(fresh)}",) if fresh else ()
+    if fresh == ("head",):
+        notes = (f"the backbone begins with the weights of {path}, the head with fresh ones",)
     if config.arch is None:
         return InitialModel(supernet, notes)
     return InitialModel(inherit_network(supernet, config.get_arch(), config.recipe), notes)

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from hwnas.errors import InputError
 from hwnas.supernet.sorting import sort_units
 from hwnas.train.checkpoint import TrainState
+from hwnas.train.data.detection_loader import DetectionBatch
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
 from hwnas.train.losses import Microbatch
 from hwnas.train.machine import autocast
-from hwnas.train.mixing import make_mixer
+from hwnas.train.mixing import MixedBatch, make_mixer
 from hwnas.train.models import has_distillation_token, num_classes_of, patches_per_side
 from hwnas.train.optimizer import make_ema, make_optimizer, make_schedule
 from hwnas.train.recipe import Recipe
 from hwnas.train.seeds import generator, seed_torch, torch_seed
 from hwnas.train.strategies import StepNetworks, make_strategy
+from hwnas.train.tasks import normalized
 from hwnas.train.teacher import compute_teacher_logits
 
 
@@ -74,7 +76,13 @@ class Stepper:
         self.strategy = make_strategy(model, recipe, seed=seed, world_size=world.size)
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
         self._steps_per_epoch = steps_per_epoch
-        self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
+        self._mixer = None
+        if self.strategy.task_outputs is None:
+            self._mixer = make_mixer(recipe.mix, num_classes=num_classes_of(model), patches=patches_per_side(model))
+        elif recipe.mix.mixes or teacher is not None:
+            got = "a teacher" if teacher is not None else f"mixup {recipe.mix.mixup}, cutmix {recipe.mix.cutmix}"
+            message = "networks for detection and segmentation learn neither mixed images nor a teacher"
+            raise InputError(message, got=got, hint="mix.mixup=0 mix.cutmix=0 mix.token_mixup=false, no --teacher")
         self._optimizer = make_optimizer(model, recipe.optimizer, batch_size=recipe.batch_size)
         self._schedule = make_schedule(self._optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self._ema = make_ema(model, recipe.ema)
@@ -91,7 +99,7 @@ class Stepper:
         rng = generator(self.seed, "networks", step, rank)
         return self.strategy.draw(rng, epoch=step // self._steps_per_epoch)
 
-    def run(self, step: int, batches: Sequence[Batch], networks: StepNetworks) -> StepResult:
+    def run(self, step: int, batches: Sequence[Batch | DetectionBatch], networks: StepNetworks) -> StepResult:
         """Run one step.
 
         Args:
@@ -136,7 +144,7 @@ class Stepper:
             return f"gradients must be finite, but the norm of those of step {{step}} is {grad_norm}"
         return ""
 
-    def _run_microbatch(self, step: int, index: int, batch: Batch, networks: StepNetworks) -> Tensor:
+    def _run_microbatch(self, step: int, index: int, batch: Batch | DetectionBatch, networks: StepNetworks) -> Tensor:
         """Run forward and backward passes of one microbatch; return its losses, the reported one first."""
         microbatch = self._prepare(batch.to(self.world.device), counters=(step, index, self.world.rank))
         losses = self.strategy.losses(microbatch, networks)
@@ -151,7 +159,12 @@ class Stepper:
             self.scaler.scale(loss / self.recipe.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
             computed.append(loss.detach())
 
-    def _prepare(self, batch: Batch, *, counters: tuple[int, int, int]) -> Microbatch:
+    def _prepare(self, batch: Batch | DetectionBatch, *, counters: tuple[int, int, int]) -> Microbatch:
+        if isinstance(batch, DetectionBatch):
+            seed_torch(torch_seed(self.seed, "drop path", *counters), self.world.device)
+            images = normalized(batch.images)
+            return Microbatch(MixedBatch(images, images.new_zeros(0)), task_targets=batch.targets)
+        assert self._mixer is not None, "images with classes for a network for detection or segmentation"
         mixed = self._mixer(batch.images, batch.labels, generator(self.seed, "mixing", *counters))
         seed_torch(torch_seed(self.seed, "drop path", *counters), self.world.device)
         if self.teacher is None:

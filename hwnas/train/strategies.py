@@ -30,6 +30,7 @@ from hwnas.train.losses import (
 from hwnas.train.models import has_distillation_token
 from hwnas.train.recipe import Recipe
 from hwnas.train.sampling import Sampler, make_sampler
+from hwnas.train.tasks import outputs_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class TrainingStrategy(ABC):
         self.recipe = recipe
         self.images = recipe.batch_size // world_size
         """Images of a step on one process."""
+        self.task_outputs = outputs_of(model)
+        """The meaning of the outputs for detection or segmentation; None: the model is a classifier."""
 
     def draw(self, rng: np.random.Generator, *, epoch: int) -> StepNetworks:
         """Draw the networks of one step."""
@@ -71,6 +74,8 @@ class TrainingStrategy(ABC):
         """Yield the losses of one microbatch; the first one is reported."""
 
     def _supervised_loss(self, output: Any, microbatch: Microbatch) -> Tensor:
+        if self.task_outputs is not None:
+            return self.task_outputs.loss(output, microbatch.task_targets)
         return supervised_loss(output, microbatch, self.recipe.teacher)
 
 
@@ -143,7 +148,8 @@ class Bilateral(SupernetStrategy):
         """Yield the loss of the summed logits."""
         images, arch = microbatch.mixed.images, networks.archs[0]
         left, right = (self.model(images, arch, side=side) for side in ("left", "right"))
-        yield self._supervised_loss(left + right, microbatch)
+        # Boxes are regressed: their numbers are averaged, so that one side alone predicts boxes of the same size.
+        yield self._supervised_loss(left + right if self.task_outputs is None else (left + right) / 2, microbatch)
 
 
 class Cyclic(SinglePath):
@@ -159,6 +165,7 @@ class Sandwich(SupernetStrategy):
 
     That is the sandwich rule with inplace distillation (Yu and Huang 2019), with gradients summed in one step as in
     BigNAS (Yu et al. 2020): the extremes bound the accuracy of all networks, and the largest needs no other teacher.
+    Networks for detection and segmentation all learn the targets.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, seed: int, world_size: int = 1) -> None:
@@ -178,6 +185,10 @@ class Sandwich(SupernetStrategy):
         largest, *students = networks.archs
         output = self.model(microbatch.mixed.images, largest)
         yield self._supervised_loss(output, microbatch)
+        if self.task_outputs is not None:
+            for student in students:
+                yield self._supervised_loss(self.model(microbatch.mixed.images, student), microbatch)
+            return
         detached = tuple(part.detach() for part in split_output(output) if part is not None)
         target = detached if len(detached) > 1 else detached[0]
         for student in students:
@@ -200,6 +211,9 @@ class ElasticDistillation(Sandwich):
         if not isinstance(model, ElasticSupernet):
             message = "strategy elastic trains the networks inside a pretrained model"
             raise InputError(message, got=self.space.name, hint="--elastic timm:NAME, or strategy.name=sandwich")
+        if self.task_outputs is not None:
+            message = "strategy elastic trains classifiers"
+            raise InputError(message, got=self.space.name, hint="strategy.name=sandwich")
         self._supernet = model
         self._original = model.subnet(model.space.largest()).eval().requires_grad_(requires_grad=False)
 

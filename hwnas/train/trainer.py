@@ -25,6 +25,7 @@ from hwnas.errors import InputError, Interrupted
 from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
+from hwnas.train.data.detection_loader import DetectionBatch
 from hwnas.train.data.loader import Batch
 from hwnas.train.distributed import World
 from hwnas.train.machine import (
@@ -50,11 +51,11 @@ _MAX_INITIAL_SHARE = 0.05
 
 
 class BatchSource(Protocol):
-    """Source of batches, as `hwnas.train.data.loader.TrainLoader` is."""
+    """Source of batches, as `TrainLoader` and `DetectionTrainLoader` of `hwnas.train.data` are."""
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch] | Iterator[DetectionBatch]:
         """Iterate over the batches of an epoch, from number `first` on."""
 
 
@@ -247,7 +248,7 @@ class Trainer:
             self._loss = result.loss
             self._after_step(epoch, result, networks, stop)
 
-    def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch]]:
+    def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch | DetectionBatch]]:
         """Yield the microbatches of each step of an epoch, from a step on."""
         size = self.recipe.grad_accum_steps
         batches = self.batches.epoch(epoch, first=first * size)

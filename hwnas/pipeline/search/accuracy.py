@@ -24,6 +24,7 @@ from hwnas.supernet.matmul import matmul_backend
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_supernet, read_about
 from hwnas.supernet.supernet import AnySupernet
+from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits, absolute_data_name
 from hwnas.train.evaluation import calibration_batches, load_original, make_evaluator, make_quality_evaluator
 from hwnas.train.evaluator import NETWORKS_PER_PASS, SupernetEvaluator, keeps_images
@@ -31,7 +32,8 @@ from hwnas.train.executor import EvalPrecision, Executor
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.quality import QualityEvaluator
 from hwnas.train.run_data import open_quality_data
-from hwnas.train.session import ORIGINAL
+from hwnas.train.session import ORIGINAL, TrainData
+from hwnas.train.tasks import TaskEvaluator, make_task_evaluator
 from hwnas.train.weights import weights_digest
 
 _PASS_S = 5.0
@@ -51,7 +53,7 @@ class OpenSupernet:
     """The run or the file, as it was named."""
     supernet: AnySupernet
     digest: str
-    data: DataSplits
+    data: TrainData
     requested_data: str | None
     """The absolute name of the data set, if one was named in place of that of the supernet's run."""
 
@@ -180,19 +182,21 @@ class SupernetAccuracy:
         deployments = space.deployments if isinstance(space, DeployedSpace) else (Deployment(precision=precision),)
         self._precisions = [evaluated_precision(item.precision) for item in deployments]
         self.evaluators: dict[EvalPrecision, SupernetEvaluator] = {}
-        for name in dict.fromkeys((*self._precisions, evaluated_precision(None))):
-            self.evaluators[name] = make_evaluator(
-                opened.supernet.to(torch.device(device)),
-                opened.data,
-                checkpoint_id=opened.digest,
-                cache=cache,
-                workers=workers,
-                device=device,
-                precision=name,
-                executor=executor,
-            )
-            # Images are decoded and kept once for all precisions.
-            self.evaluators[name].batches = next(iter(self.evaluators.values())).batches
+        self._workers = workers
+        if isinstance(opened.data, DataSplits):
+            for name in dict.fromkeys((*self._precisions, evaluated_precision(None))):
+                self.evaluators[name] = make_evaluator(
+                    opened.supernet.to(torch.device(device)),
+                    opened.data,
+                    checkpoint_id=opened.digest,
+                    cache=cache,
+                    workers=workers,
+                    device=device,
+                    precision=name,
+                    executor=executor,
+                )
+                # Images are decoded and kept once for all precisions.
+                self.evaluators[name].batches = next(iter(self.evaluators.values())).batches
         self._reporter, self._data = reporter or NullReporter(), opened.data
         self._opened, self._device, self._executor = opened, device, executor
         self._quality = None if quality == "accuracy" else self._make_quality(opened.supernet, quality, executor)
@@ -274,6 +278,7 @@ class SupernetAccuracy:
         supernet = load_original(self._opened.path / ORIGINAL, space=space).to(torch.device(self._device))
         if self._quality is not None:
             return self._make_quality(supernet, self._quality_name).evaluate(archs)
+        assert isinstance(self._data, DataSplits)
         evaluator = make_evaluator(
             supernet,
             self._data,
@@ -284,7 +289,17 @@ class SupernetAccuracy:
         evaluator.batches = next(iter(self.evaluators.values())).batches
         return [float(accuracy.top1) for accuracy in evaluator.evaluate(archs)]
 
-    def _make_quality(self, supernet: AnySupernet, quality: str, executor: Executor | None = None) -> QualityEvaluator:
+    def _make_quality(
+        self, supernet: AnySupernet, quality: str, executor: Executor | None = None
+    ) -> QualityEvaluator | TaskEvaluator:
+        if isinstance(self._data, AnnotatedData):
+            return make_task_evaluator(
+                supernet.to(torch.device(self._device)),
+                self._data,
+                device=self._device,
+                workers=self._workers,
+                executor=executor,
+            )
         assert isinstance(supernet, ElasticSupernet)
         return make_quality_evaluator(
             supernet,
@@ -298,6 +313,9 @@ class SupernetAccuracy:
 
     def extract(self, arch: Arch) -> Network:
         """Return a network with a copy of its weights, and its own statistics of batch norms if it has any."""
+        if isinstance(self._data, AnnotatedData):
+            assert isinstance(self._quality, TaskEvaluator)
+            return self._quality.extract(arch).cpu()
         images = (batch.images for batch in calibration_batches(self._data, self.space.config.input_shape))
         supernet = next(iter(self.evaluators.values())).supernet
         return recalibrated(supernet.cpu(), arch, images).eval()

@@ -16,7 +16,7 @@ from hwnas.pipeline.search.defaults import (
     choose_space,
     combine_errors,
     fit_missing,
-    has_no_accuracy,
+    other_quality,
     resolve_metrics,
     use_unmeasured,
 )
@@ -98,10 +98,12 @@ def prepare_search(
     criteria = parse_criteria(options)
     requested = requested_deployments(options.runtimes, options.precisions)
     choice = choose_space(options, needs_supernet=criteria.quality is not None)
-    if has_no_accuracy(choice, options, criteria):
-        options = replace(options, objectives=("divergence", *options.objectives))
+    other = other_quality(choice, options, criteria)
+    if other is not None:
+        quality, reason = other
+        options = replace(options, objectives=(quality, *options.objectives))
         criteria = parse_criteria(options)
-        note = f"divergence in place of accuracy, as the images of {choice.supernet} have no classes"
+        note = f"{quality} in place of accuracy, as {reason}"
         choice = replace(choice, notes=(*choice.notes, note))
     if choice.supernet is not None:
         from hwnas.pipeline.search.accuracy import open_supernet

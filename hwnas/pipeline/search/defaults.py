@@ -7,7 +7,7 @@ from pathlib import Path
 from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.devices import Machine, detect, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
-from hwnas.metrics import Metric
+from hwnas.metrics import Metric, QualityMetric
 from hwnas.pipeline.search.options import DEFAULT_SPACE, SearchOptions
 from hwnas.predict.selector import (
     ChosenPredictor,
@@ -79,8 +79,8 @@ def choose_space(options: SearchOptions, *, needs_supernet: bool) -> SpaceChoice
     return SpaceChoice(name=name, supernet=None, notes=notes, problems=(error,))
 
 
-def has_no_accuracy(choice: SpaceChoice, options: SearchOptions, criteria: Criteria) -> bool:
-    """Return True if accuracy, which the options do not name, cannot be evaluated on the images of the supernet.
+def other_quality(choice: SpaceChoice, options: SearchOptions, criteria: Criteria) -> tuple[QualityMetric, str] | None:
+    """Return the metric of networks that have no accuracy, and why, where the options name none; None: they have it.
 
     Args:
         choice: The supernet.
@@ -89,15 +89,20 @@ def has_no_accuracy(choice: SpaceChoice, options: SearchOptions, criteria: Crite
     """
     bounded = [item.metric.name for item in criteria.constraints]
     if criteria.quality != "accuracy" or "accuracy" in (*options.objectives, *bounded) or choice.supernet is None:
-        return False
+        return None
     if not (choice.supernet / MANIFEST).is_file() or "recipe" not in (run := Run.open(choice.supernet)).manifest.config:
-        return False
+        return None
     from hwnas.train.data.sources import absolute_data_name
     from hwnas.train.options import read_train_config
+    from hwnas.train.tasks import QUALITY_OF_TASK
 
     training = read_train_config(run)
+    if training.task != "classification":
+        return QUALITY_OF_TASK[training.task], f"the networks of {choice.supernet} are for {training.task}"
     is_own = options.data is None or absolute_data_name(options.data) == training.data.name
-    return is_own and not training.labelled
+    if not is_own or training.labelled:
+        return None
+    return "divergence", f"the images of {choice.supernet} have no classes"
 
 
 def newest_supernet(space: str, *, runs: Path) -> Path | None:

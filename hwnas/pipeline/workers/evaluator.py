@@ -15,6 +15,8 @@ from hwnas.profile.worker_messages import WorkerError
 from hwnas.runs import Run, hwnas_version
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.store import load_supernet
+from hwnas.train.data.samples import AnnotatedData
+from hwnas.train.data.sources import DataSplits
 from hwnas.train.evaluation import make_evaluator, make_quality_evaluator
 from hwnas.train.evaluator import SupernetEvaluator, to_row
 from hwnas.train.executor import EvaluationCallback, Measure
@@ -23,6 +25,7 @@ from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.quality import QualityEvaluator
 from hwnas.train.run_data import open_quality_data
 from hwnas.train.session import ORIGINAL
+from hwnas.train.tasks import TaskEvaluator, make_task_evaluator
 from hwnas.train.weights import weights_digest
 
 
@@ -81,7 +84,7 @@ class _TaskNetworks:
             message = f"a worker must find the images of the command in {self._data.name}"
             raise InputError(message, got="other images or classes", hint="a folder that all machines share")
         self._accuracies: dict[Measure, SupernetEvaluator] = {}
-        self._quality: QualityEvaluator | None = None
+        self._quality: QualityEvaluator | TaskEvaluator | None = None
 
     def evaluate(self, batch: NetworkBatch, progress: EvaluationCallback) -> BatchRows:
         """Return the rows of the networks of a batch."""
@@ -93,6 +96,7 @@ class _TaskNetworks:
         return BatchRows(rows=tuple(map(to_row, found)))
 
     def _accuracy_evaluator(self, measure: Measure) -> SupernetEvaluator:
+        assert isinstance(self._data, DataSplits), "images with one class"
         if measure not in self._accuracies:
             made = make_evaluator(
                 self._supernet,
@@ -109,8 +113,17 @@ class _TaskNetworks:
             made.batches = next(iter(self._accuracies.values())).batches
         return self._accuracies[measure]
 
-    def _quality_evaluator(self, measure: Measure) -> QualityEvaluator:
-        if self._quality is None:
+    def _quality_evaluator(self, measure: Measure) -> QualityEvaluator | TaskEvaluator:
+        if self._quality is None and isinstance(self._data, AnnotatedData):
+            self._quality = make_task_evaluator(
+                self._supernet,
+                self._data,
+                split=self._task.split,
+                device=self._device,
+                workers=self._task.loaders,
+            )
+        elif self._quality is None:
+            assert isinstance(self._data, DataSplits)
             assert isinstance(self._supernet, ElasticSupernet)
             self._quality = make_quality_evaluator(
                 self._supernet,

@@ -5,11 +5,11 @@ const REPORT = JSON.parse(document.getElementById("data").textContent);
 const UNUSED = 255;
 const [BEATEN, ON_FRONT, INFEASIBLE] = [0, 1, 2];
 const TITLES = {
-  accuracy: "accuracy, %", knn_accuracy: "accuracy of nearest images, %", divergence: "divergence from the model, nats", macs: "MACs", params: "parameters", latency_ms: "latency, ms", throughput: "throughput, images/s",
+  accuracy: "accuracy, %", knn_accuracy: "accuracy of nearest images, %", divergence: "divergence from the model, nats", mAP: "mAP, %", mIoU: "mIoU, %", macs: "MACs", params: "parameters", latency_ms: "latency, ms", throughput: "throughput, images/s",
   memory_mb: "memory, MB", energy_j: "energy, J", order: "order of evaluation",
 };
-const FACTORS = { accuracy: 100, knn_accuracy: 100 };
-const QUALITIES = ["accuracy", "knn_accuracy", "divergence"];
+const FACTORS = { accuracy: 100, knn_accuracy: 100, mAP: 100, mIoU: 100 };
+const QUALITIES = ["accuracy", "knn_accuracy", "divergence", "mAP", "mIoU"];
 const byId = (id) => document.getElementById(id);
 
 function bytes(text) {

@@ -97,6 +97,14 @@ class ImageDataset(Protocol):
         """
 
 
+class NamedImages(Protocol):
+    """Any dataset whose images have names: with one class, with boxes, or with a class for each pixel."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Name of each image, unique in the dataset and the same whenever it is opened."""
+
+
 class LabeledItems(Protocol):
     """Anything that gives pairs of an image and a class index, by number."""
 
@@ -395,7 +403,7 @@ def stratified_split(labels: Labels, amount: float, *, seed: int) -> tuple[Indic
     return np.setdiff1d(np.arange(len(labels)), split_off), split_off
 
 
-def write_image_list(path: Path, dataset: ImageDataset) -> None:
+def write_image_list(path: Path, dataset: NamedImages) -> None:
     """Write the names of the images of a dataset, one per line."""
     write_atomic(path, "".join(f"{key}\n" for key in dataset.keys).encode("utf-8", "surrogateescape"))
 
@@ -405,7 +413,7 @@ def read_image_list(path: Path) -> tuple[str, ...]:
     return tuple(read_bytes(path).decode("utf-8", "surrogateescape").split("\n")[:-1])
 
 
-def require_same_images(path: Path, dataset: ImageDataset) -> None:
+def require_same_images(path: Path, dataset: NamedImages) -> None:
     """Raise an InputError unless a dataset has the images of a list, in its order."""
     listed, found = read_image_list(path), tuple(dataset.keys)
     if listed != found:
