@@ -15,6 +15,7 @@ import torch
 import hwnas
 from hwnas.pipeline.measure import measure
 from hwnas.pipeline.search.options import SearchOptions
+from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.pipeline.train import train_model
 from hwnas.profile.options import CampaignOptions
@@ -74,6 +75,38 @@ def test_the_chain_begins_with_a_pretrained_model(tmp_path: Path) -> None:
     (winner,) = record.winners
     assert winner.failure is None
     assert {Path(name).suffix for name in winner.files} >= {".safetensors", ".onnx"}
+
+
+def test_the_chain_of_a_detector_ends_in_a_front_of_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supernet inside a detector, with invented times: search, query and report compare its networks by mAP."""
+    monkeypatch.chdir(tmp_path)
+    training = TrainOptions(
+        task="detection",
+        space="vitas-twins-micro",
+        data="digits-scene",
+        max_images=8,
+        heldout=2,
+        epochs=1,
+        batch_size=8,
+    )
+    train_model(training, out=tmp_path / "detector", trainer_config=TrainerConfig(threads=1))
+    space = "retinanet-vitas-twins-micro"
+    measured = CampaignOptions(space=space, device="cpu", samples=8, repeats=0, reference_networks=False, pairs=8)
+    measure(measured, campaign_environment=FakeEnvironment().make())
+    options = SearchOptions(
+        supernet=tmp_path / "detector",
+        device="cpu",
+        objectives=("throughput",),
+        budget=4,
+        post_search=PostSearch(verify=False, export_top=0),
+    )
+    found = search_networks(options, out=tmp_path / "search")
+    assert found.record.spec.space == space
+    assert [text.partition("@")[0] for text in found.record.spec.objectives] == ["mAP", "macs", "throughput"]
+    assert any("mAP in place of accuracy" in note for note in found.record.spec.notes)
+    asked = query(found.run)
+    assert all("mAP" in network.metrics for network in asked.networks)
+    assert "mAP" in (found.run / "front.csv").read_text().splitlines()[0]
 
 
 def test_the_chain_ends_in_a_front_of_networks_in_deployments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

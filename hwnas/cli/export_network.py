@@ -306,6 +306,8 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
     if parity.exact_relative is not None:
         rows.append(("without rounding", f"{parity.exact_relative:.1e}, tolerance {parity.exact_tolerance:g}"))
     rows.append(("top-1 agreement", f"{100 * parity.top1_agreement:.4g}%"))
+    if (boxes := exported.boxes) is not None:
+        rows.append(("boxes", f"{boxes.boxes} compared, corners within {boxes.max_pixels:.1g} pixels of torch's"))
     rows += _image_rows(exported.preprocess)
     if (accuracy := parity.accuracy) is not None:
         limit = f"{100 * accuracy.drop:.2f} points lost, {100 * accuracy.max_drop:g} allowed"

@@ -22,6 +22,7 @@ from hwnas.space.arch import Arch
 from hwnas.supernet.loading import WeightedNetwork, weighted_network
 
 if TYPE_CHECKING:
+    from hwnas.export.boxes import BoxParity
     from hwnas.export.export import ExportedModule
     from hwnas.export.parity import ExportParity
     from hwnas.export.tensorrt.settings import EnginePrecision
@@ -119,6 +120,8 @@ class ExportedNetwork:
     """Its repair; None if none was requested or nothing was cut."""
     is_repaired_winner: bool = False
     """True if the repair is that of a search, whose winner this is; it was not repaired again."""
+    boxes: "BoxParity | None" = None
+    """The comparison of the boxes of a detector's second graph with torch's; None: there is no such graph."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields as plain values, as `--json` prints them."""
@@ -168,6 +171,9 @@ def export_network(
         engine: Options of a TensorRT build.
         repair: Fit a network that was cut from a model anew to what the model computes, by least squares, if that
             helps. The run holds the model. A winner that its search has repaired is not repaired again.
+
+    A detector's graph returns the outputs of its anchors; a second one in float32 for one image, `…-boxes.onnx`,
+    returns boxes, scores and labels.
 
     Raises:
         CheckFailedError: The outputs differ from torch's by more than rounding explains, or quantising loses too
@@ -228,7 +234,13 @@ def export_network(
         exported = _write_file(
             source, path, format=format, precision=precision, batch=batch, images=images, repair=effect
         )
-    files, seconds = exported.files, exported.seconds
+    files, seconds, boxes = exported.files, exported.seconds, None
+    if format == "onnx" and source.space.config.task == "detection" and (precision, batch) == ("fp32", 1):
+        from hwnas.pipeline.export_boxes import export_boxes
+
+        with_boxes = path.with_name(f"{path.stem}-boxes.onnx")
+        boxes = export_boxes(source.module, path, with_boxes, image_size=source.space.image_size_of(source.arch))
+        files = (*files, with_boxes)
     if any_batch and batch is not None and format in _ANY_BATCH and precision not in QUANTISED_PRECISIONS:
         second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
         more = _write_file(source, second, format=format, precision=precision, batch=None, repair=effect)
@@ -250,6 +262,7 @@ def export_network(
         preprocess=preprocess.to_timm(),
         repair=effect,
         is_repaired_winner=is_earlier,
+        boxes=boxes,
     )
 
 

@@ -72,25 +72,32 @@ class DetectionOutputs(TaskOutputs):
 
     def __init__(self, head: TaskHead, *, image_size: int, num_classes: int) -> None:
         super().__init__(head, image_size=image_size, num_classes=num_classes)
-        self._detector = detector(head, num_classes=num_classes)
-        self._anchors = anchors_of(head, image_size=image_size)
+        self.detector = detector(head, num_classes=num_classes)
+        """torchvision's detector, with its thresholds, and without weights."""
+        self.anchors = anchors_of(head, image_size=image_size)
         self._per_level = [head.anchors * grid**2 for grid in head.grids(image_size)]
 
     def loss(self, outputs: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Sum the losses of classes and boxes, and FCOS's of centers."""
-        anchors = [self._anchors.to(outputs.device)] * len(outputs)
+        anchors = [self.anchors.to(outputs.device)] * len(outputs)
         levels = (self._per_level,) if self.head.kind == "fcos" else ()
-        losses: dict[str, Tensor] = self._detector.compute_loss(targets, self._named(outputs), anchors, *levels)
+        losses: dict[str, Tensor] = self.detector.compute_loss(targets, self._named(outputs), anchors, *levels)
         return torch.stack(list(losses.values())).sum()
 
     @torch.no_grad()
     def predict(self, outputs: Tensor) -> list[dict[str, Tensor]]:
         """Return `boxes`, `scores` and `labels` of each image, by descending scores."""
         split = {name: list(torch.split(part, self._per_level, dim=1)) for name, part in self._named(outputs).items()}
-        anchors = [list(torch.split(self._anchors.to(outputs.device), self._per_level))] * len(outputs)
+        anchors = [list(torch.split(self.anchors.to(outputs.device), self._per_level))] * len(outputs)
         sizes = [(self.image_size, self.image_size)] * len(outputs)
-        found: list[dict[str, Tensor]] = self._detector.postprocess_detections(split, anchors, sizes)
+        found: list[dict[str, Tensor]] = self.detector.postprocess_detections(split, anchors, sizes)
         return found
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return the scores of all anchors and classes that boxes are chosen by."""
+        parts = self._named(outputs)
+        scores = parts["cls_logits"].sigmoid()
+        return scores if self.head.kind != "fcos" else (scores * parts["bbox_ctrness"].sigmoid()).sqrt()
 
     def quality(self, predictions: Sequence[Any], targets: Sequence[Any]) -> float:
         """Return COCO's mean average precision."""

@@ -34,7 +34,7 @@ def perfect_outputs(kind: str, label: int) -> tuple[Any, Tensor]:
     sides = anchors[:, 2:] - anchors[:, :2]
     best = int(((anchors[:, :2] + anchors[:, 2:]) / 2 - centre).norm(dim=1).add(0.01 * sides[:, 0]).argmin())
     outputs[0, best, label] = 8.0
-    coder = make_outputs(head, image_size=size, num_classes=11)._detector.box_coder  # type: ignore[attr-defined]
+    coder = make_outputs(head, image_size=size, num_classes=11).detector.box_coder  # type: ignore[attr-defined]
     encoded = (
         coder.encode(anchors[best : best + 1], BOX)
         if kind == "fcos"
