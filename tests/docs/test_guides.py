@@ -87,6 +87,7 @@ SEARCH = {
     "hwnas train --space details-301301310303-glit-tiny --data photos --set sharing=none --out runs/details": LARGE,
     "hwnas search --supernet runs/details --out runs/glit": LARGE,
     f"hwnas search --resume {_RUN}": SAME,
+    f"hwnas search --resume {_RUN} --budget 1000": f"hwnas search --resume {_RUN} --budget 10",
     "hwnas train --supernet RUN/networks/ID/training --recipe resnas-highres --image-size 280": LARGE,
     "hwnas train --supernet RUN/networks/ID/training --recipe finetune-small --data torch/CIFAR10": NETWORK,
     f"hwnas report {_RUN} --watch": "NOT RUN: it ends with Ctrl-C; tests/report/live has its tests",
@@ -113,7 +114,7 @@ DISTRIBUTED = {
 PAGES = {"measuring.md": MEASURING, "predictors.md": PREDICTORS, "search.md": SEARCH, "distributed.md": DISTRIBUTED}
 """By page: each command that it shows, and the one that is run in its place."""
 
-TRAINED = "hwnas train --space autoformer-micro --data digits --max-images 256 --epochs 0 --out runs/micro"
+TRAINED = "hwnas train --space autoformer-micro --data digits --max-images 256 --epochs 1 --out runs/micro"
 
 
 def shown(name: str) -> list[str]:
