@@ -1,13 +1,15 @@
 """A click group that imports a command when it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import click
 
 from hwnas.cli.complete import add_completion
+from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options
+from hwnas.cli.project import FILE, project_options
 from hwnas.errors import UsageError, nearest
 
 
@@ -51,12 +53,34 @@ class LazyGroup(click.Group):
         if name not in self.rows and not name.startswith("-") and not ctx.resilient_parsing:
             hint = f"{ctx.command_path} {nearest(name, self.rows) or '--help'}"
             raise UsageError(f"command {name!r} is not known", got=name, known=self.rows, hint=hint)
-        return super().resolve_command(ctx, args)
+        resolved = super().resolve_command(ctx, args)
+        if resolved[1] is not None and not ctx.resilient_parsing:
+            self._read_project(ctx, resolved[1], resolved[2])
+        return resolved
+
+    def _read_project(self, ctx: click.Context, command: click.Command, args: list[str]) -> None:
+        """Give a command the options that the project's file has for it, and say so."""
+        values = project_options(FILE, command, args, commands=list(self.rows))
+        if not values or {"-h", "--help"}.intersection(args):
+            return
+        ctx.default_map = {str(command.name): values}
+        log = ctx.find_object(CommandLog)
+        if log is not None and not log.quiet and not {"-q", "--quiet"}.intersection(args):
+            click.echo(f"{FILE}: {', '.join(_spelled(command, values))}", err=True)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summaries of the commands into the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(row.name, row.summary) for row in self.rows.values()])
+
+
+def _spelled(command: click.Command, values: Mapping[str, Any]) -> Iterator[str]:
+    """Spell options with their values as on a command line."""
+    for parameter in command.params:
+        if parameter.name in values:
+            value = values[parameter.name]
+            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            yield parameter.opts[0] if value is True else f"{parameter.opts[0]} {text}"
 
 
 def load(row: CommandRow) -> click.Command:
