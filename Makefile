@@ -2,12 +2,15 @@
 #
 #   PYTHON=python3.12   the interpreter to build the environment with (default: the first one found)
 #   CONSTRAINTS=        install the newest versions in place of those that the tests ran with
+#   TORCH=cpu           torch without CUDA, which is most of the download; from TORCH_INDEX, an index of such wheels
 #   WORKERS=4           test processes (default 2)
 #   SPACE=glit-micro    the space of the demo
 
 PYTHON ?=
 CONSTRAINTS ?= constraints.txt
 SPACE ?=
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 
 VENV := .venv
@@ -47,6 +50,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	  $$found -m venv $(VENV); \
 	}
 	$(BIN)/python -m pip install --quiet uv $(PINS)
+	@case "$(TORCH)" in ''|cpu) ;; *) echo "error: TORCH must be cpu, or left out" >&2; exit 1;; esac
+	$(if $(filter cpu,$(TORCH)),$(BIN)/uv pip install --python $(BIN)/python --no-deps --index-url $(TORCH_INDEX) torch torchvision $(PINS))
 	$(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]' $(PINS)
 	@touch $@
 

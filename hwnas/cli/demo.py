@@ -88,22 +88,22 @@ def _print(done: DemoResult) -> None:
     print_footer()
     print_line()
     print_line(
-        "The same with your images and your device, if DIR contains one folder per class. The first command says"
+        "The same with your images and your device, if DIR contains one folder per class. The first command chooses a"
     )
-    print_line("how long the training takes here, which on a CPU may be days:")
+    print_line("space for them and this machine, and says how long the others take:")
     for command in _COMMANDS:
         print_line(f"  {command}", wrap=False)
 
 
 _COMMANDS = (
-    "hwnas train --space autoformer-tiny --data DIR --dry-run",
-    "hwnas train --space autoformer-tiny --data DIR --out runs/supernet",
-    "hwnas profile --space autoformer-tiny --device auto --batch 1,64",
-    "hwnas fit --device auto",
-    "hwnas search --supernet runs/supernet --device auto --objective throughput",
-    "hwnas report RUN",
+    "hwnas init DIR",
+    "hwnas train",
+    "hwnas profile",
+    "hwnas fit",
+    "hwnas search",
+    "hwnas report runs/search",
 )
-"""The commands of the pipeline for a user's own images; `hwnas search` prints its RUN."""
+"""The commands of the pipeline for a user's own images, with the options that `hwnas init` writes."""
 
 
 def summarize_demo(done: "DemoResult") -> tuple[str, ...]:

@@ -14,9 +14,11 @@ import torch
 
 from hwnas.arguments import checked_arguments
 from hwnas.config import to_mapping
+from hwnas.devices import detect
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.files import WriterLock, file_errors, remove_temporaries
 from hwnas.metrics import QualityMetric, indistinct_supernet_warning
+from hwnas.pipeline.proposal import names_no_model, propose_space, with_proposed_space
 from hwnas.progress import NullReporter, Reporter
 from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
 from hwnas.space import SPACES
@@ -71,6 +73,9 @@ from hwnas.train.tasks import (
     outputs_of,
 )
 from hwnas.train.trainer import BatchSource, EvaluateModel, Trainer, TrainerConfig
+
+_LONG_S = 24 * 3600
+"""A training that takes longer has a smaller space proposed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +231,7 @@ def estimate_training(
     """Check options, time a few steps and write no files.
 
     Args:
-        options: What to train, on which data and how.
+        options: What to train, on which data and how; without a model, the space that suits images and machine.
         workers: Processes that load images.
         trainer_config: Threads and compilation.
 
@@ -234,6 +239,9 @@ def estimate_training(
         UsageError: Options exclude each other, or one is missing.
         InputError: A name, a file or a value is not allowed, or memory does not suffice.
     """
+    given, proposal = options, None
+    if names_no_model(options):
+        options, proposal = with_proposed_space(options, detect())
     requested, data = _new_config(options)
     with distributed_world() as world:
         config = _with_device_precision(options, requested, world)
@@ -252,6 +260,11 @@ def estimate_training(
             notes = (*_device_notes(requested.recipe, config.recipe), *_notes(config, data, initial, world))
             seconds = trainer.time_steps()
             memory = _peak_memory_mb(world)
+    total_s = config.recipe.epochs * trainer.steps_per_epoch * seconds
+    if proposal is None and total_s > _LONG_S and config.arch is None and config.elastic is None:
+        proposal = propose_space(data, detect())
+    if proposal is not None and (names_no_model(given) or proposal.space != config.space):
+        notes = (proposal.describe(), *notes)
     return TrainingEstimate(
         config=config,
         params=sum(parameter.numel() for parameter in initial.model.parameters()),

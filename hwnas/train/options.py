@@ -382,7 +382,7 @@ def validate_options(options: TrainOptions) -> None:
     if options.arch is not None and options.space is None and options.supernet is None:
         raise UsageError("the space of --arch must be given", hint="--space autoformer-micro, or --supernet RUN")
     if options.space is None and options.model is None and options.supernet is None and options.elastic is None:
-        raise UsageError("what to train must be given", hint="--space autoformer-micro, or --model timm:NAME")
+        raise UsageError("what to train must be given", hint="--dry-run, which proposes a space, or --model timm:NAME")
 
 
 def _validate_elastic(options: TrainOptions) -> None:

@@ -1,0 +1,45 @@
+"""`hwnas init`: look at images and machine, and write `hwnas.toml`."""
+
+import click
+
+from hwnas.cli.options import MINUTES, json_option
+from hwnas.cli.output import format_duration, print_footer, print_json, print_line, print_table
+from hwnas.cli.progress import console_reporter
+from hwnas.cli.project import FILE
+from hwnas.files import write_atomic
+from hwnas.pipeline.project import Project, propose_project, require_no_file
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "--minutes", type=MINUTES, default=60, show_default=True, help="Time that the training of the supernet may take."
+)
+@click.option("--replace", is_flag=True, help="Replace a file that exists.")
+@json_option
+def init(data: str, *, minutes: float, replace: bool, as_json: bool) -> None:
+    """Write hwnas.toml: the options of all commands for DATA and this machine.
+
+    Looks at the images (a folder, Parquet, or another set as for hwnas train) and the devices, times a few training
+    steps, and chooses space, recipe, epochs, batch, runtime and budget, with estimated times. Commands that are run in
+    this folder then need no options; those of a command line take precedence over the file.
+    """
+    require_no_file(FILE, replace=replace)
+    with console_reporter() as reporter:
+        reporter.message(f"looking at {data}, and timing a few training steps")
+        project = propose_project(data, minutes=minutes)
+    write_atomic(FILE, project.to_toml())
+    if as_json:
+        print_json({"path": FILE, "options": project.options, "minutes": project.minutes, "notes": project.notes})
+    else:
+        _print(project)
+
+
+def _print(project: Project) -> None:
+    print_line(f"{FILE}: {project.proposal.describe()}")
+    print_line()
+    rows = [(f"hwnas {name}", format_duration(60 * minutes)) for name, minutes in project.minutes.items()]
+    print_table(["", "estimated"], rows)
+    for note in project.notes:
+        print_line(f"note: {note}")
+    print_footer(("hwnas", "train"))

@@ -1,0 +1,120 @@
+"""Look at images and machine, and write the options of a project's commands: `hwnas init`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwnas.arguments import checked_arguments
+from hwnas.devices import Machine, detect
+from hwnas.errors import InputError
+from hwnas.pipeline.proposal import Proposal, open_images, propose_space
+from hwnas.pipeline.train import TrainingEstimate, estimate_training
+from hwnas.profile.environment import default_runtime
+from hwnas.space import SPACES
+from hwnas.train.options import TrainOptions
+from hwnas.train.presets import SMALL, default_recipe
+
+MAX_EPOCHS = 100
+_SAMPLES, _BUDGET, _FRONT = 60, 200, 15
+"""Networks that are measured for the predictor, that a search evaluates, and that it usually verifies."""
+
+_REPEATS = 12
+"""Networks that are measured twice."""
+
+_MEASUREMENT_S = 3.0
+"""Typical time of the measurement of a small network: its export, its session and its runs."""
+
+_TRAINING_PASSES = 3
+"""Forward passes that the time of a training step is worth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Options of the commands of a project, with estimated times."""
+
+    estimate: TrainingEstimate
+    proposal: Proposal
+    options: Mapping[str, Mapping[str, object]]
+    """By command, as `hwnas.toml` has them."""
+    minutes: Mapping[str, float]
+    """Estimated time of each long command."""
+    device: str
+    notes: tuple[str, ...] = ()
+
+    def to_toml(self) -> str:
+        """Return the text of `hwnas.toml`."""
+        import tomli_w  # only writing needs it
+
+        images = f"{self.estimate.train_images:,} training images of about {self.proposal.image_side} pixels"
+        times = ", ".join(f"{name} {_rounded(minutes)}" for name, minutes in self.minutes.items())
+        head = (
+            "# Options of hwnas commands that are run in this folder; those of a command line take precedence.",
+            f"# {images}, {self.estimate.config.num_classes} classes; {self.device}.",
+            f"# Estimated: {times}.",
+        )
+        return "\n".join((*head, "", tomli_w.dumps({name: dict(table) for name, table in self.options.items()})))
+
+
+@checked_arguments
+def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None = None) -> Project:
+    """Choose space, recipe, batch, epochs, runtime and budget for images and a machine, and estimate the times.
+
+    Args:
+        data: Images, as for a training.
+        minutes: Time that the training of the supernet may take; the recipe has at most 100 epochs.
+        machine: The machine; None: this one.
+
+    Raises:
+        InputError: The images cannot be opened, or memory does not suffice.
+    """
+    machine = machine or detect()
+    proposal = propose_space(open_images(TrainOptions(data=data)), machine)
+    recipe = default_recipe(SPACES.get(proposal.space))
+    estimate = estimate_training(TrainOptions(data=data, space=proposal.space))
+    found, device = estimate.config.recipe, machine.default_device
+    epochs = found.epochs
+    if recipe == "small":
+        epochs = min(MAX_EPOCHS, max(1, int(60 * minutes / estimate.seconds_per_epoch)))
+    train: dict[str, object] = {"data": data, "space": proposal.space, "recipe": recipe, "epochs": epochs}
+    run, shared = "runs/supernet", {"device": device.name}
+    options: dict[str, Mapping[str, object]] = {
+        "train": {**train, "batch": found.batch_size, "out": run},
+        "profile": {"supernet": run, **shared, "runtime": default_runtime(device), "samples": _SAMPLES},
+        "fit": shared,
+        "search": {"supernet": run, **shared, "objective": ["throughput"], "budget": _BUDGET, "out": "runs/search"},
+    }
+    times = {
+        "train": epochs * estimate.seconds_per_epoch / 60,
+        "profile": (_SAMPLES + _REPEATS) * _MEASUREMENT_S / 60,
+        "search": (_BUDGET * _evaluation_s(estimate) + _FRONT * _MEASUREMENT_S) / 60,
+    }
+    notes = tuple(_notes(recipe, epochs, estimate, minutes))
+    return Project(
+        estimate=estimate, proposal=proposal, options=options, minutes=times, device=device.name, notes=notes
+    )
+
+
+def require_no_file(path: Path, *, replace: bool) -> None:
+    """Raise InputError if there is a file already that is not to be replaced."""
+    if path.exists() and not replace:
+        raise InputError(f"{path} exists already", hint="--replace, or edit it")
+
+
+def _evaluation_s(estimate: TrainingEstimate) -> float:
+    """Return the time in which a network is evaluated on the held-out images, by that of a training step."""
+    per_image = estimate.seconds_per_step / estimate.config.recipe.batch_size / _TRAINING_PASSES
+    return estimate.heldout_images * per_image
+
+
+def _notes(recipe: str, epochs: int, estimate: TrainingEstimate, minutes: float) -> Iterator[str]:
+    yield from estimate.notes
+    if recipe == "small" and epochs < SMALL.epochs:
+        hours = SMALL.epochs * estimate.seconds_per_epoch / 60
+        yield (
+            f"{epochs} epochs fit into {minutes:g} minutes, and the recipe has {SMALL.epochs}: "
+            f"--minutes {hours:.0f} allows them"
+        )
+
+
+def _rounded(minutes: float) -> str:
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"

@@ -1,0 +1,111 @@
+"""`hwnas.toml`: what commands take from it, and its errors."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from hwnas.cli.app import COMMANDS, run
+from hwnas.cli.group import load
+from hwnas.cli.project import project_options
+from hwnas.errors import InputError
+
+NAMES = [row.name for row in COMMANDS]
+
+
+def command(name: str) -> click.Command:
+    return load(next(row for row in COMMANDS if row.name == name))
+
+
+def options(tmp_path: Path, text: str, line: str, name: str = "train") -> dict[str, object]:
+    (tmp_path / "hwnas.toml").write_text(text)
+    return project_options(tmp_path / "hwnas.toml", command(name), line.split(), commands=NAMES)
+
+
+TRAIN = (
+    '[train]\ndata = "photos"\nspace = "autoformer-micro"\nepochs = 3\nmax-images = 64\nset = ["optimizer.lr=1e-3"]\n'
+)
+
+
+def test_options_are_those_that_the_command_line_lacks(tmp_path: Path) -> None:
+    found = options(tmp_path, TRAIN, "--epochs 5 --dry-run")
+    changes = ("optimizer.lr=1e-3",)
+    assert found == {"data": "photos", "space": "autoformer-micro", "max_images": 64, "overrides": changes}
+    assert options(tmp_path, TRAIN, "", name="fit") == {}
+    assert project_options(tmp_path / "none.toml", command("train"), [], commands=NAMES) == {}
+
+
+def test_a_table_for_another_model_gives_its_images_alone(tmp_path: Path) -> None:
+    assert options(tmp_path, TRAIN, "--model=timm:vit_tiny_patch16_224") == {"data": "photos"}
+    assert options(tmp_path, TRAIN, "--out runs/a --resume") == {}
+
+
+def test_values_are_converted_as_on_the_command_line(tmp_path: Path) -> None:
+    text = '[profile]\nbatch = [1, 8]\nprecision = ["fp32", "bf16"]\nreference-networks = false\n'
+    found = options(tmp_path, text, "", name="profile")
+    assert found == {"batches": (1, 8), "precisions": ("fp32", "bf16"), "reference_networks": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train", "is not TOML"),
+        ("x = 1", "table 'x' is not known"),
+        ("train = 1", "train must be a table"),
+        ("[train]\nepoch = 3", "train: key 'epoch' is not known"),
+        ('[train]\nepochs = "ten"', "train.epochs: .* is not a whole number"),
+        ("[train]\nepochs = true", "train.epochs must be a number or a text"),
+        ("[train]\nspace = 3", "train.space must be a text"),
+        ("[train]\ndownload = 1", "train.download must be true or false"),
+    ],
+)
+def test_errors_name_the_file_the_key_and_the_value(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        options(tmp_path, text, "")
+    assert "hwnas.toml" in caught.value.message
+
+
+def test_a_command_says_what_it_takes_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hwnas.toml").write_text("[describe]\nimage-size = 64\n")
+    assert run(["describe", "autoformer-micro", "max", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "hwnas.toml: --image-size 64\n"
+    assert json.loads(out)["image_size"] == 64
+    assert run(["-q", "describe", "autoformer-micro", "max", "--json", "--image-size", "32"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["image_size"], err) == (32, "")
+
+
+def test_a_file_for_images_and_machine_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["init", "digits", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["options"]["train"]["space"] == "vitas-twins-micro"
+    assert set(written["minutes"]) == {"train", "profile", "search"}
+    for name in written["options"]:
+        assert project_options(Path("hwnas.toml"), command(name), [], commands=NAMES)
+    assert run(["init", "digits"]) == 1
+    assert "hwnas.toml exists already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_project_need_no_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = (
+        "init digits",
+        "train --epochs 2 --max-images 256",
+        "profile --samples 12 --pairs 8",
+        "fit",
+        "search --budget 8",
+    )
+    for step in steps:
+        assert run(step.split()) == 0, capsys.readouterr().err
+    assert (tmp_path / "runs/search/search.json").is_file()
