@@ -25,6 +25,7 @@ from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
 from hwnas.pipeline.quantisation import QuantisationOptions
+from hwnas.runs import MODEL
 from hwnas.search.choice import Pick
 from hwnas.space import SPACES
 
@@ -208,6 +209,9 @@ def export_network(
             as_json=as_json,
         )
         return
+    if space not in SPACES and (Path(space) / MODEL).is_file():
+        _export_model(context, Path(space), out=out, format_=format_, precision=precision, batch=batch, as_json=as_json)
+        return
     if [arch, named, pick].count(None) < 2:
         raise click.UsageError("the network must be named once, as ARCH, with --arch or by --pick")
     if pick is not None:
@@ -246,6 +250,35 @@ def export_network(
         print_json(exported.to_mapping())
     else:
         _print(exported, repair=repair)
+
+
+def _export_model(
+    context: click.Context,
+    run: Path,
+    *,
+    out: Path,
+    format_: str,
+    precision: str | None,
+    batch: int | None,
+    as_json: bool,
+) -> None:
+    from hwnas.pipeline.export_model import export_model
+
+    others = given_options(context, except_for=("space", "out", "format_", "precision", "batch", "as_json"))
+    if others:
+        message = "a trained model of timm is exported with --format, --precision and --batch alone"
+        raise UsageError(message, got=" ".join(others), hint=f"hwnas export {run} --out {out}")
+    exported = export_model(run, out=out, format=format_, precision=precision or "fp32", batch=batch)
+    if as_json:
+        print_json(exported)
+        return
+    parity = exported.parity
+    rows = [("network", exported.model), ("weights", exported.weights), ("precision", exported.precision)]
+    rows.append(("largest difference", f"{parity.max_relative:.1e} of the largest logit"))
+    print_table(["", ""], [*rows, *_image_rows(exported.preprocess)])
+    print_line()
+    for file in exported.files:
+        print_line(str(file))
 
 
 def picked_network(run: str, rule: str) -> str:

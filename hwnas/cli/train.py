@@ -27,6 +27,7 @@ from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_trai
 from hwnas.space.task_head import HEAD_KINDS, TASKS
 from hwnas.train.options import PretrainedModel, TrainOptions
 from hwnas.train.trainer import TrainerConfig
+from hwnas.train.weights import timm_weights
 
 _MODEL_OPTIONS = (
     click.option(
@@ -45,13 +46,18 @@ _MODEL_OPTIONS = (
     click.option(
         "--arch", help="Train this network of the space: a name, min, max, random:SEED, JSON, or an id from --supernet."
     ),
-    click.option("--supernet", type=PATH, help="Run or file of a supernet or a network to start from."),
+    click.option(
+        "--supernet", type=PATH, help="Run or file of a supernet, a network or a model of timm to start from."
+    ),
     click.option("--scratch", is_flag=True, help="Train the network of --arch from random weights."),
-    click.option("--model", help="Train a model of timm for comparison: timm:NAME."),
+    click.option(
+        "--model",
+        help="Train a model of timm, from scratch or from --pretrained, --checkpoint or --supernet: timm:NAME.",
+    ),
     click.option("--elastic", help="Train the networks inside a pretrained model: timm:NAME, or a run of --model."),
     click.option("--sizes", is_flag=True, help="Networks of --elastic also choose the sizes of images and patches."),
-    click.option("--pretrained", is_flag=True, help="Published weights of the model of --elastic."),
-    click.option("--checkpoint", type=PATH, help="Weights of the model of --elastic in a file."),
+    click.option("--pretrained", is_flag=True, help="Published weights of the model of --elastic or --model."),
+    click.option("--checkpoint", type=PATH, help="Weights of the model of --elastic or --model in a file."),
     click.option("--image-size", type=IMAGE_SIZE, help="Image size in pixels, if not that of the space."),
 )
 _DATA_OPTIONS = (
@@ -158,11 +164,13 @@ def _options(
 ) -> TrainOptions:
     if elastic is None and sizes:
         raise UsageError("--sizes is for the networks of --elastic", hint="--elastic timm:NAME")
-    if elastic is None and (pretrained or checkpoint is not None):
+    if elastic is None and values["model"] is None and (pretrained or checkpoint is not None):
         given = "--pretrained" if pretrained else "--checkpoint"
-        raise UsageError(f"{given} is for the model of --elastic", hint="--elastic timm:NAME")
+        raise UsageError(f"{given} is for the model of --model or --elastic", hint=f"--model timm:NAME {given}")
     if pretrained and checkpoint is not None:
         raise UsageError("--pretrained and --checkpoint exclude each other", hint="leave out one of them")
+    if values["model"] is not None:
+        values = _with_weights(pretrained=pretrained, checkpoint=checkpoint, **values)
     _require_read(scratch=scratch, teacher=teacher, teacher_weights=teacher_weights, **values)
     pairs = [change.partition("=") for change in overrides]
     for key, equals, _ in pairs:
@@ -178,6 +186,19 @@ def _options(
         teacher=None if teacher is None else _teacher(teacher, teacher_weights),
         **values,
     )
+
+
+def _with_weights(*, pretrained: bool, checkpoint: Path | None, supernet: Path | None, **values: Any) -> dict[str, Any]:
+    """Return the options with the weights that the model of timm begins with."""
+    if supernet is not None and (pretrained or checkpoint is not None):
+        given = "--pretrained" if pretrained else "--checkpoint"
+        raise UsageError(f"--supernet and {given} exclude each other", hint="leave out one of them")
+    weights = None
+    if supernet is not None:
+        checkpoint = timm_weights(supernet, values["model"])
+    if pretrained or checkpoint is not None:
+        weights = PretrainedModel(name=values["model"], pretrained=pretrained, checkpoint=checkpoint)
+    return {**values, "supernet": None, "model_weights": weights}
 
 
 def _require_read(*, scratch: bool, teacher: str | None, teacher_weights: Path | None, **values: Any) -> None:

@@ -9,7 +9,7 @@ from hwnas.devices import Machine, detect
 from hwnas.errors import InputError
 from hwnas.pipeline.proposal import Proposal, open_images, propose_space
 from hwnas.pipeline.train import TrainingEstimate, estimate_training
-from hwnas.profile.environment import default_runtime
+from hwnas.profile.runners.runner import default_runtime
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
 from hwnas.train.presets import SMALL, default_recipe

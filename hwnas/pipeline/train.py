@@ -465,7 +465,14 @@ def _complete_and_resolve(options: TrainOptions, config: TrainConfig, *, num_ima
         options = replace(options, data=config.data.name)
     if (options.space, options.model, options.supernet, options.elastic) == (None, None, None, None):
         space = config.space if config.elastic is None else None
-        options = replace(options, space=space, model=config.model, supernet=config.supernet, elastic=config.elastic)
+        options = replace(
+            options,
+            space=space,
+            model=config.model,
+            model_weights=config.model_weights,
+            supernet=config.supernet,
+            elastic=config.elastic,
+        )
     validate_options(options)
     return resolve_config(options, num_classes=config.num_classes, num_images=num_images, labelled=config.labelled)
 

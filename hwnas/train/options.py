@@ -20,7 +20,7 @@ from hwnas.supernet.store import load_network, load_supernet, read_about
 from hwnas.train.data.sources import DataConfig, absolute_data_name
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.machine import MachineSettings
-from hwnas.train.presets import resolve_recipe
+from hwnas.train.presets import FINETUNE_RECIPE, resolve_recipe
 from hwnas.train.pretrained import num_classes_of_weights
 from hwnas.train.recipe import Recipe
 from hwnas.train.weights import read_timm_origin, weights_digest, weights_file
@@ -68,6 +68,8 @@ class TrainOptions:
     """Head for detection or segmentation; None: that of the space, or the default of the task."""
     model: str | None = None
     """Train a model of timm, `timm:NAME`, for comparison."""
+    model_weights: PretrainedModel | None = None
+    """Weights that the model of timm `model` begins with, published or in a file; None: fresh ones."""
     elastic: PretrainedModel | None = None
     """Train the supernet of the networks inside this model of timm, or the run or file of one that was trained here."""
     recipe: str | None = None
@@ -120,12 +122,15 @@ class TrainConfig:
     """Network of the space, as canonical JSON; None: a supernet is trained."""
     supernet: Path | None = None
     model: str | None = None
+    model_weights: PretrainedModel | None = None
     elastic: PretrainedModel | None = None
     teacher: PretrainedModel | None = None
     supernet_digest: str | None = None
     """Digest of the file of `supernet`; a training is not resumed after the file has changed."""
     elastic_digest: str | None = None
     """Digest of the file of `elastic`; None: it has none."""
+    model_digest: str | None = None
+    """Digest of the file of `model_weights`; None: it has none."""
     teacher_digest: str | None = None
     """Digest of the teacher's file; None: it has none."""
     labelled: bool = True
@@ -193,7 +198,7 @@ def resolve_config(
         recipe=resolve_recipe(
             space=space,
             one_network=arch is not None or options.model is not None,
-            name=options.recipe,
+            name=FINETUNE_RECIPE if options.recipe is None and options.model_weights is not None else options.recipe,
             file=options.config_file,
             overrides=options.overrides,
             epochs=options.epochs,
@@ -209,10 +214,12 @@ def resolve_config(
         arch=arch,
         supernet=None if options.supernet is None else absolute_path(options.supernet),
         model=options.model,
+        model_weights=None if options.model_weights is None else _absolute_model(options.model_weights),
         elastic=None if options.elastic is None else _absolute_model(options.elastic),
         teacher=None if options.teacher is None else _absolute_model(options.teacher),
         supernet_digest=None if options.supernet is None else weights_digest(first_weights_file(options.supernet)),
         elastic_digest=_model_digest(options.elastic),
+        model_digest=_model_digest(options.model_weights),
         teacher_digest=_model_digest(options.teacher),
         labelled=labelled,
     )
@@ -242,6 +249,7 @@ def require_unchanged_weights(config: TrainConfig) -> None:
     for option, file, before, now in (
         ("--supernet", config.supernet, config.supernet_digest, supernet),
         ("--elastic", config.elastic and config.elastic.name, config.elastic_digest, _model_digest(config.elastic)),
+        ("--checkpoint", config.model, config.model_digest, _model_digest(config.model_weights)),
         ("--teacher", config.teacher and config.teacher.name, config.teacher_digest, _model_digest(config.teacher)),
     ):
         if before is not None and now != before:
@@ -289,14 +297,17 @@ def resolve_data_config(options: TrainOptions) -> DataConfig:
         UsageError: No dataset is named.
         InputError: The options contradict the split of the run.
     """
-    known = _data_of_run(options.supernet)
+    weights = options.model_weights
+    known = _data_of_run(
+        options.supernet if weights is None or weights.checkpoint is None else weights.checkpoint.parent
+    )
     name = options.data if options.data is None else absolute_data_name(options.data)
     if known is not None and name in (None, known.name):
         # The weights have been trained on the other images: holding out any of those would overrate the networks.
         for key, value in {"heldout": options.heldout or None, "seed": options.data_seed}.items():
             if value not in (None, getattr(known, key)):
                 message = "images that the weights were trained on must not be held out"
-                got = f"{key} {value}, and {getattr(known, key)} in {options.supernet}"
+                got = f"{key} {value}, and {getattr(known, key)} in the run of the weights"
                 raise InputError(message, got=got, hint=f"leave {key} as it is in that run")
         return _with_limits(known if options.heldout != 0 else replace(known, heldout=0.0), options)
     if name is None:
@@ -368,7 +379,9 @@ def validate_options(options: TrainOptions) -> None:
                 hint = "--space NAME, or --supernet RUN of a trained backbone"
                 raise UsageError(message, got=option, hint=hint)
     if options.model is not None and (options.arch is not None or options.supernet is not None):
-        raise UsageError("--model trains a model of timm and cannot be combined with --arch or --supernet")
+        raise UsageError("--model trains a model of timm and cannot be combined with --arch or a supernet")
+    if options.model_weights is not None and options.model is None:
+        raise UsageError("weights of a model of timm need the model", hint="--model timm:NAME")
     if options.elastic is not None:
         _validate_elastic(options)
     of_network = options.arch is not None or options.model is not None or _given_network(options.supernet) is not None

@@ -209,10 +209,26 @@ of the model itself; narrow choices come in during the first half. A model whose
 data is trained on labels first. For fewer than 50,000 images it has a tenth of the learning rate and up to 100
 epochs."""
 
+FINETUNE = Recipe(
+    epochs=20,
+    batch_size=128,
+    precision="bf16",
+    optimizer=OptimizerConfig(lr=1e-4, weight_decay=0.05, no_weight_decay=_TOKENS),
+    schedule=ScheduleConfig(warmup_epochs=1, warmup_lr=1e-6, min_lr=1e-6),
+    augment=replace(ELASTIC.augment),
+    mix=MixConfig(smoothing=0.1),
+    regularization=RegularizationConfig(drop_path=0.1, clip_grad=1.0),
+    strategy=StrategyConfig(name="network"),
+)
+"""A pretrained model on other images and classes: a tenth of the learning rates from scratch and light augmentation."""
+
 SMALL_SET = 50_000
 """Number of training images below which the recipe `elastic` has a tenth of the learning rate and more epochs."""
 _SMALL_SET_EPOCHS, _SMALL_SET_STEPS = 100, 10_000
 """So many epochs, or fewer if they have so many steps."""
+
+FINETUNE_RECIPE = "finetune"
+"""Default recipe of a model of timm that begins with weights."""
 
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
@@ -228,6 +244,7 @@ RECIPES: Registry[Recipe] = Registry(
         ("glit", GLIT),
         ("finetune-small", FINETUNE_SMALL),
         ("elastic", ELASTIC),
+        (FINETUNE_RECIPE, FINETUNE),
         ("micro", MICRO),
         ("micro-several", MICRO_SEVERAL),
         ("small", SMALL),

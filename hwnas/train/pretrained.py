@@ -208,6 +208,48 @@ def load_pretrained(
         raise MissingError(message, got=first_line(error), hint=hint) from error
 
 
+def load_weights(
+    model: nn.Module, name: str, *, image_size: int, pretrained: bool, checkpoint: Path | None
+) -> tuple[str, ...]:
+    """Give a model of timm weights for a training, in place; a classifier of other classes keeps its own.
+
+    Args:
+        model: The model.
+        name: `timm:NAME`.
+        image_size: Side of its images; tables of positions are interpolated.
+        pretrained: Use the published weights, which timm downloads.
+        checkpoint: A file of weights, safetensors or of torch, in place of the published ones.
+
+    Returns:
+        The names of the tensors of the classifier that were not given.
+
+    Raises:
+        InputError: The weights cannot be read, or are those of another model.
+        MissingError: The published weights can be neither found nor downloaded.
+    """
+    own = model.state_dict()
+    classifier = _classifier_names(model)
+    if checkpoint is not None:
+        given = _filtered(_read_checkpoint(checkpoint), model)
+    else:
+        given = load_pretrained(name, image_size=image_size, pretrained=pretrained).state_dict()
+    fits = {key for key, value in own.items() if key in given and given[key].shape == value.shape}
+    fresh = tuple(key for key in own if key not in fits)
+    missing = [key for key in fresh if not key.startswith(classifier)]
+    if missing:
+        where = name if checkpoint is None else str(checkpoint)
+        raise InputError(f"{where} must hold the weights of {name}", got=f"no {missing[0]} of its shape")
+    model.load_state_dict({**own, **{key: given[key] for key in fits}})
+    return fresh
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the classifiers of a model of timm, as its config has them."""
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or "head"
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def num_classes_of_weights(name: str, *, checkpoint: Path | None) -> int:
     """Return the number of classes of a model of timm with the weights in a file; 0 if it has no classifier.
 

@@ -37,7 +37,7 @@ from hwnas.train.models import (
 )
 from hwnas.train.options import TrainConfig, first_weights_file
 from hwnas.train.presets import single_network_recipe, with_epochs
-from hwnas.train.pretrained import fold_normalization, load_pretrained, own_normalization, supernet_of
+from hwnas.train.pretrained import fold_normalization, load_pretrained, load_weights, own_normalization, supernet_of
 from hwnas.train.recipe import Recipe
 from hwnas.train.teacher import load_teacher
 from hwnas.train.trainer import BatchSource, Trainer, TrainerConfig, TrainerResult
@@ -241,9 +241,14 @@ def make_model(config: TrainConfig) -> InitialModel:
         return _model_from_supernet(config, config.supernet)
     if config.model is not None:
         size, classes = config.image_size, config.num_classes
-        return InitialModel(
-            build_timm_model(config.model, config.recipe, image_size=size, num_classes=classes, seed=config.seed)
+        model = build_timm_model(config.model, config.recipe, image_size=size, num_classes=classes, seed=config.seed)
+        given = config.model_weights
+        if given is None:
+            return InitialModel(model)
+        fresh = load_weights(
+            model, config.model, image_size=size, pretrained=given.pretrained, checkpoint=given.checkpoint
         )
+        return InitialModel(model, (f"initialized for {classes} classes: {', '.join(fresh)}",) if fresh else ())
     if config.arch is None:
         return InitialModel(build_supernet(config.get_space(), config.recipe, seed=config.seed))
     return InitialModel(build_network(config.get_space(), config.get_arch(), config.recipe, seed=config.seed))

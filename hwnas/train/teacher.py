@@ -96,7 +96,7 @@ def _require_same_classes(name: str, num_classes: int) -> None:
     config = get_pretrained_cfg(name.removeprefix(_PREFIX))
     if config is not None and config.num_classes != num_classes:
         message = f"a teacher with its published weights must know the same {num_classes} classes"
-        raise InputError(message, got=f"{name}, which knows {config.num_classes}", hint="--teacher-weights FILE")
+        raise InputError(message, got=f"{name}, which knows {config.num_classes}", hint=_remedy(name))
 
 
 def _check(teacher: nn.Module, name: str, *, image_size: int, num_classes: int) -> nn.Module:
@@ -108,5 +108,12 @@ def _check(teacher: nn.Module, name: str, *, image_size: int, num_classes: int) 
         raise InputError(message, got=f"{name}: {first_line(error)}") from error
     if logits.shape != (2, num_classes):
         message = f"the teacher must know the same {num_classes} classes"
-        raise InputError(message, got=f"{name}, whose output has the shape {tuple(logits.shape)}")
+        got = f"{name}, whose output has the shape {tuple(logits.shape)}"
+        raise InputError(message, got=got, hint=_remedy(name))
     return teacher
+
+
+def _remedy(name: str) -> str:
+    """Return how a teacher learns the classes of a training."""
+    model, weights = (name, " --pretrained") if name.startswith(_PREFIX) else ("timm:NAME", " --pretrained")
+    return f"hwnas train --model {model}{weights} --data DIR --out teacher, and then --teacher teacher"

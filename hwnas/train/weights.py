@@ -103,6 +103,18 @@ def read_timm_origin(path: Path) -> TimmOrigin:
     return from_mapping(TimmOrigin, values, where=f"the metadata of {file}")
 
 
+def timm_weights(path: Path, name: str) -> Path:
+    """Return the file of a model of timm in a file or run.
+
+    Raises:
+        InputError: There is no such file, or it holds another model.
+    """
+    found = read_timm_origin(path).name
+    if found.removeprefix("timm:") != name.removeprefix("timm:"):
+        raise InputError(f"{path} must hold the weights of {name}", got=found, hint=f"--model {found}")
+    return weights_file(path)
+
+
 def weights_digest(path: Path) -> str:
     """Return a digest of the content of a file of weights."""
     return file_sha256(path)[:24]
