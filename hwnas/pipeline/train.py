@@ -261,7 +261,8 @@ def estimate_training(
             seconds = trainer.time_steps()
             memory = _peak_memory_mb(world)
     total_s = config.recipe.epochs * trainer.steps_per_epoch * seconds
-    if proposal is None and total_s > _LONG_S and config.arch is None and config.elastic is None:
+    is_supernet = config.arch is None and config.model is None and config.elastic is None
+    if proposal is None and total_s > _LONG_S and is_supernet and isinstance(data, DataSplits):
         proposal = propose_space(data, detect())
     if proposal is not None and (names_no_model(given) or proposal.space != config.space):
         notes = (proposal.describe(), *notes)
