@@ -18,7 +18,7 @@ class CampaignProgress:
     """Why it could not be measured."""
     elapsed_s: float
     left_s: float | None = None
-    """Time until the campaign's deadline; None without a deadline."""
+    """Time until the campaign's deadline or, without one, by the work that is left; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

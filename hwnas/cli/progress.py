@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -20,8 +22,11 @@ from hwnas.progress import (
     TrainingProgress,
 )
 
-_INTERVAL_S = 30.0
-"""Between two lines where stderr is no terminal, and in a log file."""
+_INTERVAL_S = 10.0
+"""Between two lines where stderr is no terminal, and in a log file; work without news says so after it."""
+
+_PULSE_S = 1.0
+"""Between two looks at whether there is news."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,17 +58,41 @@ class ConsoleReporter:
         self._num_evaluated = 0
         self._is_terminal = sys.stderr.isatty() and not quiet
         self._bar: _Bar | None = None
+        self._news, self._news_s, self._pulse_s = "", 0.0, 0.0
+        self._pulse: _Pulse | None = None
 
     def __enter__(self) -> Self:
+        if not self._quiet:
+            self._pulse = _Pulse(self.show_pulse)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
         self._close_bar()
+
+    def show_pulse(self) -> None:
+        """Say that work goes on, if that has not been said for a while."""
+        now = time.monotonic()
+        if not self._news or now - max(self._news_s, self._pulse_s) < _INTERVAL_S:
+            return
+        self._pulse_s = now
+        text = f"{self._news} ({format_duration(now - self._news_s)} ago)"
+        bar = self._bar
+        if bar is not None:
+            bar.describe(text)
+        else:
+            click.echo(wrapped(text, sys.stderr), err=True)
+
+    def _note_news(self, text: str) -> None:
+        self._news, self._news_s = text, time.monotonic()
 
     def message(self, text: str) -> None:
         """Print a message, above the bar if there is one."""
+        self._note_news(text)
         _log.info("%s", text)
         if self._bar is not None:
             self._bar.message(text)
@@ -78,6 +107,7 @@ class ConsoleReporter:
         if isinstance(event, CampaignProgress) and event.failure is not None:
             self.message(f"{event.network}: {event.failure}")
         state = self._state(event)
+        self._note_news(state.text)
         if self._is_terminal:
             if self._bar is None:
                 self._bar = _Bar()
@@ -95,6 +125,7 @@ class ConsoleReporter:
         self._activity, self._search = "", None
         elapsed_s = time.monotonic() - self._started_s
         text = f"{event.number}/{event.total} {event.title} ({elapsed_s:.0f} s so far)"
+        self._note_news(text)
         _log.info("%s", text)
         if not self._quiet:
             click.secho(text, err=True, bold=self._is_terminal)
@@ -142,8 +173,28 @@ class _Bar:
     def show(self, state: ProgressState) -> None:
         self._bars.update(self._task, completed=state.done or 0, total=state.total, description=state.text)
 
+    def describe(self, text: str) -> None:
+        self._bars.update(self._task, description=text)
+
     def close(self) -> None:
         self._bars.stop()
+
+
+class _Pulse:
+    """Calls a function every second, on a thread of its own, until it is closed."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat, self._closed = beat, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.wait(_PULSE_S):
+            self._beat()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
 
 
 def console_reporter() -> ConsoleReporter:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from hwnas.errors import HwnasError
 from hwnas.profile.crew import Crew, WorkerPair
+from hwnas.profile.effort import task_effort
 from hwnas.profile.plan import PlannedTask, exporter_for
 from hwnas.profile.schedule import Schedule
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult
@@ -128,6 +129,7 @@ class Campaign:
         pending = sum(map(self._is_pending, tasks))
         self._schedule.replace(tasks)
         total = self._schedule.num_left  # without the tasks of batches that were given up in an earlier run
+        efforts = {id(task): task_effort(task) for task in self._schedule.unfinished()}
         started, failed, measured = clock(), 0, 0
         _log.info("%d of %d tasks are pending, the others are measured or failed", pending, len(tasks))
         running: dict[Future[TaskResult], WorkerPair] = {}
@@ -150,7 +152,11 @@ class Campaign:
                     network=_display_name(planned.subject),
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
                     elapsed_s=clock() - started,
-                    left_s=None if deadline_s is None else max(0.0, deadline_s - clock()),
+                    left_s=(
+                        self._left_s(efforts, clock() - started)
+                        if deadline_s is None
+                        else max(0.0, deadline_s - clock())
+                    ),
                 )
                 listener(progress)
         left = self._schedule.num_left
@@ -162,6 +168,12 @@ class Campaign:
             num_left=left,
             given_up=dict(self._given_up),
         )
+
+    def _left_s(self, efforts: Mapping[int, float], elapsed_s: float) -> float | None:
+        """Estimate the time that is left by that of the tasks that are done and their work."""
+        left = sum(efforts.get(id(task), 0.0) for task in self._schedule.unfinished())
+        done = sum(efforts.values()) - left
+        return elapsed_s * left / done if done > 0 else None
 
     def _start_tasks(self) -> "dict[Future[TaskResult], WorkerPair]":
         """Give each free pair its next task."""

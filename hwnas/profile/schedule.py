@@ -44,6 +44,10 @@ class Schedule:
         """Number of tasks that are being measured."""
         return len(self._running)
 
+    def unfinished(self) -> list[PlannedTask]:
+        """Return the tasks that are measured now or later."""
+        return [*self._running.values(), *self._queue]
+
     def replace(self, tasks: Iterable[PlannedTask]) -> None:
         """Set the tasks to measure, but for those of batches that no pair can measure."""
         self._queue = [task for task in tasks if self._is_pending(task) and self._able(task.setting.batch)]

@@ -83,12 +83,12 @@ def test_a_resumed_training_counts_the_time_of_its_own_steps() -> None:
 
 def test_lines_come_now_and_then_and_at_the_end(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with ConsoleReporter() as reporter:
-        for done, seconds in ((1, 5.0), (2, 31.0), (3, 36.0), (10, 50.0)):
+        for done, seconds in ((1, 5.0), (2, 11.0), (3, 16.0), (10, 50.0)):
             clock[0] = seconds
             reporter.update(campaign(done, elapsed_s=seconds))
     assert capsys.readouterr().err.splitlines() == [
         "1 of 10, 45 s left",
-        "3 of 10, 1 min 24 s left",
+        "3 of 10, 37 s left",
         "10 of 10, 0 s left",
     ]
 
@@ -145,3 +145,15 @@ def test_a_terminal_shows_a_bar_and_messages_above_it(
     assert "runtime [torch]" in err
     assert "4 of 10, 30 s left" in err
     assert err.index("runtime [torch]") < err.index("4 of 10, 30 s left")
+
+
+def test_work_without_news_says_that_it_goes_on(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = ConsoleReporter()
+    clock[0] = 50.0
+    reporter.show_pulse()  # nothing has been said yet
+    reporter.message("fitting a predictor")
+    for now in (55.0, 61.0, 65.0, 72.0):
+        clock[0] = now
+        reporter.show_pulse()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["fitting a predictor", "fitting a predictor (11 s ago)", "fitting a predictor (22 s ago)"]

@@ -1,0 +1,23 @@
+"""Work of a measurement, by which the time that is left of a campaign is estimated."""
+
+from contextlib import suppress
+
+from hwnas.errors import InputError
+from hwnas.profile.plan import PlannedTask
+from hwnas.profile.subjects import space_network
+
+_REFERENCE_MACS = 1_258_000_000
+"""MACs of DeiT-Ti, which each network runs in turn with; a model of timm is counted as another one of it."""
+
+_FIXED_MACS = 1_000_000_000
+"""What export and session of a network cost, in MACs of each of its runs: about as much as a run of DeiT-Ti."""
+
+
+def task_effort(task: PlannedTask) -> float:
+    """Return the work of a task in proportion to that of others: MACs x batch, and what does not depend on them."""
+    macs = _REFERENCE_MACS
+    if task.subject.source == "space":
+        with suppress(InputError):  # it will be reported when it is measured
+            space, arch = space_network(task.subject)
+            macs = int(space.costs(space.encode([arch])).macs[0])
+    return (macs + _REFERENCE_MACS) * task.setting.batch + _FIXED_MACS
