@@ -33,7 +33,7 @@ from hwnas.predict.features.table import joined
 from hwnas.predict.models import AnalyticLearner
 from hwnas.predict.pooled import fit_pool
 from hwnas.profile.lookup import TableEntry, profile_entries, table_entries
-from hwnas.profile.subjects import REFERENCE_NETWORKS
+from hwnas.profile.reference import REFERENCE_NETWORKS
 from hwnas.records.workloads import ModelKey
 from hwnas.space import SPACES
 from hwnas.workload import Workload

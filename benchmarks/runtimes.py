@@ -30,9 +30,9 @@ from hwnas.export.tracer import trace_workload
 from hwnas.metrics import Deployment
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.parity import compare_outputs, expected_logits
-from hwnas.profile.plan import exporter_for
-from hwnas.profile.runners.runner import RuntimeSession, load_runner
-from hwnas.profile.subjects import REFERENCE, space_subject
+from hwnas.profile.reference import REFERENCE
+from hwnas.profile.runners.runner import RuntimeSession, exporter_for, load_runner
+from hwnas.profile.subjects import space_subject
 from hwnas.records import Setting, Subject
 from hwnas.runs import package_versions
 from hwnas.space import SPACES

@@ -11,7 +11,6 @@ names the field, the value and what is valid. Bounds and the form of names belon
 import dataclasses
 import json
 import sys
-import tomllib
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -148,6 +147,8 @@ def to_mapping(settings: object) -> dict[str, Any]:
 
 def load_toml(cls: type[Settings], path: Path) -> Settings:
     """Read a settings dataclass from a TOML file; raise InputError if it is not valid."""
+    import tomllib  # new in Python 3.11, and a machine that only measures may have 3.10
+
     try:
         data = tomllib.loads(read_text(path))
     except RecursionError as error:

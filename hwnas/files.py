@@ -22,7 +22,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 from hwnas.errors import InputError
@@ -217,7 +217,10 @@ def file_sha256(path: Path) -> str:
     """
     require_regular(path)
     with file_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 def refuse_link(path: Path) -> None:
@@ -301,19 +304,20 @@ class WriterLock:
     Args:
         path: Lock file, which stays and names its last holder.
         activity: What the holder does, for the error message: "campaign", "search", "training".
+        message: The error message, if another process has the lock; None: the folder is being written.
 
     Raises:
         InputError: Another process holds the lock (it is named), or the file cannot be written.
     """
 
-    def __init__(self, path: Path, *, activity: str) -> None:
+    def __init__(self, path: Path, *, activity: str, message: str | None = None) -> None:
         with file_errors(path, "locked", also=(ValueError,)):  # ValueError: a NUL character
             path.parent.mkdir(parents=True, exist_ok=True)
             # A link is not followed: a folder from elsewhere could point it at a file of the user.
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         _LOCKS.add(self)
         try:
-            self._lock(path, activity)
+            self._lock(path, message or f"{printable(path.parent)} is being written by another {activity}")
         except BaseException:
             self.close()
             raise
@@ -340,11 +344,10 @@ class WriterLock:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _lock(self, path: Path, activity: str) -> None:
+    def _lock(self, path: Path, message: str) -> None:
         if not _try_lock(self._file, path.parent):
-            message = f"{printable(path.parent)} is being written by another {activity}"
             raise InputError(message, got=self._holder(), hint="wait until it has ended")
-        since = datetime.now(UTC).isoformat(timespec="seconds")
+        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with file_errors(path, "written"):
             os.ftruncate(self._file, 0)

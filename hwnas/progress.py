@@ -14,6 +14,8 @@ class CampaignProgress:
     failed: int
     network: str
     """The network that was measured last."""
+    worker: str = ""
+    """The host or GPU that measured it."""
     failure: str | None = None
     """Why it could not be measured."""
     elapsed_s: float

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,7 +145,7 @@ class Run:
         """
         manifest = Manifest(
             schema=SCHEMA,
-            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=tuple(command),
             config=dict(config) if isinstance(config, Mapping) else to_mapping(config),
             seeds=dict(seeds or {}),
@@ -189,7 +189,7 @@ class RunError:
     @classmethod
     def of(cls, error: BaseException) -> "RunError":
         """Describe an exception that was raised now."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return cls(time_utc=now, kind=type(error).__name__, message=str(error)[:_MAX_ERROR])
 
 

@@ -382,7 +382,7 @@ def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:
         rows.append(("clock under load", f"{quality.lowest_clock_mhz:.0f} to {quality.highest_clock_mhz:.0f} MHz"))
     if quality.other_processes:
         rows.append(("other processes", f"up to {quality.other_processes} computed on the device as well"))
-    more = {"throttled": quality.throttled, "GPUs": quality.gpus}
+    more = {"throttled": quality.throttled, "GPUs": quality.gpus, "hosts": quality.hosts}
     return rows + [(name, ", ".join(values)) for name, values in more.items() if values]
 
 

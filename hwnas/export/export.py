@@ -319,7 +319,8 @@ def _with_accuracy(
 
 
 def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
-    from hwnas.export.onnx_session import load_onnxruntime, needs_widening, open_session, runnable, widened
+    from hwnas.export.onnx_session import needs_widening, open_session, runnable, widened
+    from hwnas.export.onnxruntime_library import load_onnxruntime
 
     load_onnxruntime()  # before the work that could not be checked without it
     graph = build_onnx(

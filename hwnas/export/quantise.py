@@ -30,7 +30,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hwnas.errors import CheckFailedError, InputError, unknown
 from hwnas.export.calibration import CALIBRATION_METHODS, Array, Calibration, CalibrationMethod, CalibrationRecipe
-from hwnas.export.onnx_session import load_onnxruntime
+from hwnas.export.onnxruntime_library import load_onnxruntime
 from hwnas.export.scales import (
     FP8_LARGEST,
     FP8_SMALLEST_SIZE,

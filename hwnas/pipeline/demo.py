@@ -100,7 +100,7 @@ def run_demo(options: DemoOptions, *, out: Path, reporter: Reporter) -> DemoResu
         InputError: The folder holds another demo, or no network could be exported.
         MissingError: onnxruntime, with which networks are timed and run, is not installed.
     """
-    from hwnas.export.onnx_session import load_onnxruntime
+    from hwnas.export.onnxruntime_library import load_onnxruntime
 
     load_onnxruntime()  # a step that comes last needs it
     settled = _prepare_folder(options, out)
@@ -148,7 +148,7 @@ def classify_heldout_image(model: Path, *, run: Path) -> Inference:
         model: ONNX file of the network.
         run: Run of the training that held the image out.
     """
-    from hwnas.export.onnx_session import load_onnxruntime
+    from hwnas.export.onnxruntime_library import load_onnxruntime
 
     onnxruntime = load_onnxruntime()
     image, label, name = _first_heldout_image(run)

@@ -10,8 +10,9 @@ import numpy as np
 
 from hwnas.errors import InputError, UsageError
 from hwnas.profile.crew import Measurer
-from hwnas.profile.plan import Plan, exporter_for
-from hwnas.profile.subjects import REFERENCE
+from hwnas.profile.plan import Plan
+from hwnas.profile.reference import REFERENCE
+from hwnas.profile.runners.runner import exporter_for
 from hwnas.profile.trtexec import TrtexecSummary, find_trtexec, run_trtexec
 from hwnas.profile.worker_messages import MeasurementTask
 from hwnas.progress import Reporter

@@ -18,7 +18,7 @@ from hwnas.metrics import Deployment
 from hwnas.pipeline.engine_check import EngineCheck, check_engines, require_checkable
 from hwnas.pipeline.peak_batch import BatchThroughput, describe_throughput, resolve_peak_batch
 from hwnas.profile.campaign import Campaign, CampaignResult
-from hwnas.profile.crew import Crew, WorkerPair
+from hwnas.profile.crew import Crew
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime, require_supported
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
@@ -137,13 +137,13 @@ def measure(
     reporter = reporter or NullReporter()
     if options.peak_batch:
         start = partial(environment.start, _worker_gpus(device, environment.machine, selected)[0])
-        options = resolve_peak_batch(options, device, start=start, reporter=reporter)
+        options = resolve_peak_batch(options, device, start=start, reporter=reporter, find=environment.find_runner)
     if until is None:
         plans = plan_stages(options, device.name)
         return _run(next(plans), lambda _: next(plans, None), device, environment, run_options, reporter)
     from hwnas.pipeline.measure_until import MeasuringRounds  # it fits models, which measuring alone does not need
 
-    runtime = choose_runtime(options.runtime, device, NullReporter())
+    runtime = choose_runtime(options.runtime, device, NullReporter(), find=environment.find_runner)
     rounds = MeasuringRounds(options, device.name, until, reporter=reporter, runtime=runtime)
     return _run(rounds.first(), rounds.extend, device, environment, run_options, reporter)
 
@@ -177,12 +177,12 @@ def measure_precisions(
     if len(campaigns) > 1:
         device = _require_device(options, environment.machine)
         for item in campaigns:
-            runtime = choose_runtime(item.runtime, device, NullReporter())
+            runtime = choose_runtime(item.runtime, device, NullReporter(), find=environment.find_runner)
             for batch in item.batches:
                 deployment = Deployment(
                     device=device.name, runtime=runtime, precision=item.precision, batch=batch, threads=item.threads
                 )
-                require_supported(Setting(deployment=deployment), device)
+                require_supported(Setting(deployment=deployment), device, find=environment.find_runner)
     results = []
     for item in campaigns:
         if len(campaigns) > 1:
@@ -255,7 +255,7 @@ def _run(
 ) -> MeasureResult:
     """Measure one plan after another, each extending the last, until the time is up or a plan adds nothing."""
     deadline_s = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    runtime = choose_runtime(plan.tasks[0].setting.runtime, device, reporter)
+    runtime = choose_runtime(plan.tasks[0].setting.runtime, device, reporter, find=environment.find_runner)
     current: Plan | None = plan
     uuids = _worker_gpus(device, environment.machine, options.gpus)
     checks: tuple[EngineCheck, ...] = ()
@@ -263,7 +263,7 @@ def _run(
         program, start = require_checkable(runtime), partial(environment.start, uuids[0])
         checks = check_engines(plan.with_runtime(runtime), program, start=start, gpu=uuids[0], reporter=reporter)
     with ExitStack() as stack:
-        crew = Crew([WorkerPair(partial(environment.start, uuid), gpu=uuid) for uuid in uuids])
+        crew = Crew(environment.worker_pairs(uuids))
         stack.callback(crew.close)
         opener = StoreOpener(
             out=options.out,

@@ -11,6 +11,7 @@ from hwnas.errors import InputError, unknown
 from hwnas.frames import Frame, to_frame
 from hwnas.metrics import Deployment
 from hwnas.profile.options import MAX_PAIRS
+from hwnas.profile.reference import REFERENCE
 from hwnas.profile.statistics import (
     MIN_RUNS,
     latency_interval,
@@ -19,7 +20,6 @@ from hwnas.profile.statistics import (
     stability_verdict,
     throughput,
 )
-from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import OutputParity, Samples, Setting
 from hwnas.workload import Workload

@@ -10,9 +10,9 @@ from hwnas.metrics import MAX_BATCH, Deployment
 from hwnas.profile.crew import Measurer
 from hwnas.profile.environment import choose_runtime
 from hwnas.profile.options import CampaignOptions
-from hwnas.profile.plan import exporter_for
+from hwnas.profile.reference import REFERENCE
+from hwnas.profile.runners.runner import RuntimeChecks, exporter_for, load_runner
 from hwnas.profile.statistics import MIN_RUNS, quantile_ns, throughput
-from hwnas.profile.subjects import REFERENCE
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import Setting
@@ -76,7 +76,12 @@ def describe_throughput(points: Sequence[BatchThroughput]) -> str:
 
 
 def resolve_peak_batch(
-    options: CampaignOptions, device: Device, *, start: Callable[[], Measurer], reporter: Reporter
+    options: CampaignOptions,
+    device: Device,
+    *,
+    start: Callable[[], Measurer],
+    reporter: Reporter,
+    find: Callable[[str], RuntimeChecks] = load_runner,
 ) -> CampaignOptions:
     """Return the options with the peak batch of the reference network in place of `peak_batch`.
 
@@ -85,11 +90,12 @@ def resolve_peak_batch(
         device: The device.
         start: Starts a process that measures on it.
         reporter: Receives the images per second by batch size.
+        find: Returns what can be asked about a runtime of the device.
 
     Raises:
         HwnasError: The reference network cannot be measured.
     """
-    runtime = choose_runtime(options.runtime, device, NullReporter())
+    runtime = choose_runtime(options.runtime, device, NullReporter(), find=find)
     deployment = Deployment(
         device=device.name, runtime=runtime, precision=options.precision, threads=options.threads, batch=1
     )

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from hwnas.errors import HwnasError
 from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.effort import task_effort
-from hwnas.profile.plan import PlannedTask, exporter_for
+from hwnas.profile.plan import PlannedTask
+from hwnas.profile.runners.runner import exporter_for
 from hwnas.profile.schedule import Schedule
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult
 from hwnas.progress import CampaignProgress
@@ -139,7 +140,8 @@ class Campaign:
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                planned, result = self._finish(running.pop(future), future)
+                running_on = running.pop(future)
+                planned, result = self._finish(running_on, future)
                 if result is None:
                     continue
                 failure = result.failure
@@ -150,6 +152,7 @@ class Campaign:
                     total=total,
                     failed=failed,
                     network=_display_name(planned.subject),
+                    worker=running_on.name,
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
                     elapsed_s=clock() - started,
                     left_s=(
@@ -204,9 +207,10 @@ class Campaign:
         # to the same with a network, it is the network.
         may_be_gpu = failure is not None and failure.reason in ("crash", "timeout")
         if failure is not None and may_be_gpu and self._schedule.try_elsewhere(pair, planned):
-            self._on_message(f"{network_id} goes to another GPU, as it failed on {pair.name}: {failure.message}")
+            other = "GPU" if pair.host is None else "host"
+            self._on_message(f"{network_id} goes to another {other}, as it failed on {pair.name}: {failure.message}")
             return planned, None
-        self._record(planned, result, gpu=pair.gpu)
+        self._record(planned, result, pair=pair)
         return planned, result
 
     def _exclude(self, pair: WorkerPair, error: HwnasError, *, batch: int | None) -> None:
@@ -224,12 +228,14 @@ class Campaign:
             raise error
         if not unmeasurable or batch is None:
             what = pair.name if batch is None else f"{pair.name} with batch {batch}"
-            self._on_message(f"{what} is given up, its networks go to the other GPUs: {reason}")
+            others = "GPUs" if pair.host is None else "hosts"
+            self._on_message(f"{what} is given up, its networks go to the other {others}: {reason}")
 
-    def _record(self, planned: PlannedTask, result: TaskResult, *, gpu: str | None) -> None:
+    def _record(self, planned: PlannedTask, result: TaskResult, *, pair: WorkerPair | None) -> None:
         task = MeasurementTask(subject=planned.subject, setting=planned.setting, pairs=self._pairs, seed=self._seed)
         store, completed = self._stores[task.setting.batch], self._completed[task.setting.batch]
-        row = result.to_measurement(task, environment_id=store.profile.manifest.environment_id, gpu=gpu)
+        gpu, host = (None, None) if pair is None else (pair.gpu, pair.host)
+        row = result.to_measurement(task, environment_id=store.profile.manifest.environment_id, gpu=gpu, host=host)
         store.append(row)
         completed.add(row)
         self._attempted.add((task.setting.batch, task.subject.network_id))
@@ -244,7 +250,7 @@ class Campaign:
             setting = replace(manifest.setting, exporter=exporter_for(manifest.setting.runtime, manifest.reference))
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             result = TaskResult(process_id="", started_utc=now, duration_s=0.0, failure=error.failure)
-            self._record(PlannedTask(subject=manifest.reference, setting=setting), result, gpu=None)
+            self._record(PlannedTask(subject=manifest.reference, setting=setting), result, pair=None)
 
     def _is_pending(self, task: PlannedTask) -> bool:
         """A network that failed in this session is not tried again, even with `retry`."""

@@ -40,10 +40,11 @@ class WorkerPair:
     Args:
         start: Starts a worker.
         gpu: UUID of the GPU on which the workers measure; None for those of a CPU.
+        host: Name of the machine on which they measure; None: this one.
     """
 
-    def __init__(self, start: Callable[[], Measurer], *, gpu: str | None = None) -> None:
-        self.gpu = gpu
+    def __init__(self, start: Callable[[], Measurer], *, gpu: str | None = None, host: str | None = None) -> None:
+        self.gpu, self.host = gpu, host
         self._start = start
         self._started: dict[bool, Measurer] = {}
         self._lock = threading.Lock()
@@ -51,8 +52,8 @@ class WorkerPair:
 
     @property
     def name(self) -> str:
-        """The GPU, for messages."""
-        return self.gpu or "the CPU"
+        """The host or GPU, for messages."""
+        return self.host or self.gpu or "the CPU"
 
     def get(self, *, repeat: bool) -> Measurer:
         """Return the worker for first measurements or for repeats."""
@@ -105,7 +106,7 @@ class Crew:
         """Return the facts of a setting, which are those of every pair: a profile has one environment.
 
         Raises:
-            InputError: Two GPUs differ, as in their power limits.
+            InputError: Two GPUs or hosts differ, as in their power limits or versions.
         """
         waiting = [self.submit(pair, partial(_facts, pair, setting)) for pair in self.pairs]
         first, *others = [future.result() for future in waiting]
@@ -114,11 +115,11 @@ class Crew:
             pairs = [(name, first.runtime.get(name), other.runtime.get(name)) for name in names]
             different = [f"{name} {one or 'unknown'} and {two or 'unknown'}" for name, one, two in pairs if one != two]
             if different:
-                raise InputError(
-                    f"the GPUs of one campaign must be equal, {self.pairs[0].name} and {pair.name} too",
-                    got="; ".join(different),
-                    hint="nvidia-smi -q -d CLOCK,POWER shows their settings, or fewer --gpus",
-                )
+                what, hint = "GPUs", "nvidia-smi -q -d CLOCK,POWER shows their settings, or fewer --gpus"
+                if pair.host is not None:
+                    what, hint = "hosts", "a fleet file, in which hosts may differ, or one command for each of them"
+                message = f"the {what} of one campaign must be equal, {self.pairs[0].name} and {pair.name} too"
+                raise InputError(message, got="; ".join(different), hint=hint)
         notes = tuple(dict.fromkeys(note for facts in (first, *others) for note in facts.notes))
         return replace(first, notes=notes)
 

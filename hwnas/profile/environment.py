@@ -1,21 +1,22 @@
 """The environment of a campaign: this machine, its software and runtimes, and the profiles to write to."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from hwnas.devices import Accelerator, Device, Gpu, Machine, detect
 from hwnas.errors import InputError, MissingError
 from hwnas.files import path_within
-from hwnas.profile.crew import Crew, Measurer
+from hwnas.profile.crew import Crew, Measurer, WorkerPair
 from hwnas.profile.lookup import free_name, numbered_profiles, profile_folder_name
 from hwnas.profile.options import AUTO
 from hwnas.profile.plan import Plan, new_session
-from hwnas.profile.runners.runner import default_runtime, load_runner, supporting_runtimes
-from hwnas.profile.subjects import REFERENCE
+from hwnas.profile.reference import REFERENCE
+from hwnas.profile.runners.runner import RuntimeChecks, default_runtime, load_runner, supporting_runtimes
 from hwnas.progress import Reporter
 from hwnas.records import ProfileManifest, Setting, Store
 from hwnas.records.manifest import read_manifest
@@ -71,18 +72,43 @@ class CampaignEnvironment:
         limits = WorkerLimits() if limit_s is None else WorkerLimits(task_s=limit_s)
         return cls(machine=detect(), software=environment(), start=lambda gpu: Worker(limits=limits, gpu=gpu))
 
+    @property
+    def find_runner(self) -> Callable[[str], RuntimeChecks]:
+        """Returns what can be asked about a runtime of the machine."""
+        return load_runner
 
-def choose_runtime(runtime: str, device: Device, reporter: Reporter) -> str:
+    def worker_pairs(self, gpus: Sequence[str | None]) -> list[WorkerPair]:
+        """Return the pairs of workers of a campaign.
+
+        Args:
+            gpus: UUIDs of the GPUs that measure at the same time; [None] for the device.
+        """
+        return [WorkerPair(partial(self.start, gpu), gpu=gpu) for gpu in gpus]
+
+    def software_for(self, runtime: str) -> Environment:
+        """Return the packages that measure with a runtime, and those that make its graphs."""
+        return self.software
+
+
+def choose_runtime(
+    runtime: str, device: Device, reporter: Reporter, *, find: Callable[[str], RuntimeChecks] = load_runner
+) -> str:
     """Return a runtime that is available, or the preferred one that is available for `AUTO`.
+
+    Args:
+        runtime: Name of a runtime, or `AUTO`.
+        device: The device.
+        reporter: Learns which runtime was chosen.
+        find: Returns what can be asked about a runtime.
 
     Raises:
         MissingError: The runtime, or any runtime, is not available for the device.
     """
     if runtime == AUTO:
-        runtime = default_runtime(device)
+        runtime = default_runtime(device, find=find)
         reporter.message(f"runtime {runtime} on {device.name}")
         return runtime
-    availability = load_runner(runtime).available(device)
+    availability = find(runtime).available(device)
     if not availability.available:
         hint = f"pip install 'hwnas[{availability.extra}]'" if availability.extra else "hwnas doctor"
         message = f"runtime {runtime} cannot be used on this machine"
@@ -90,11 +116,11 @@ def choose_runtime(runtime: str, device: Device, reporter: Reporter) -> str:
     return runtime
 
 
-def require_supported(setting: Setting, device: Device) -> None:
+def require_supported(setting: Setting, device: Device, *, find: Callable[[str], RuntimeChecks] = load_runner) -> None:
     """Require that the runtime of a setting runs its precision and batch; the error names a runtime that does."""
-    support = load_runner(setting.runtime).supports(setting)
+    support = find(setting.runtime).supports(setting)
     if not support.available:
-        others = supporting_runtimes(setting, device)
+        others = supporting_runtimes(setting, device, find=find)
         hint = f"--runtime {others[0]}" if others else None
         raise InputError(f"{setting.runtime} must be able to run in this setting", got=support.reason, hint=hint)
 
@@ -128,7 +154,7 @@ class StoreOpener:
             for setting in plan.settings:
                 if setting.batch in stores:  # settings of one batch differ in the exporter; the first is the space's
                     continue
-                require_supported(setting, self.device)
+                require_supported(setting, self.device, find=self.environment.find_runner)
                 manifest = self._new_manifest(plan, setting)
                 path = self._folder(manifest)
                 path_within(self.out, path.relative_to(self.out))
@@ -146,7 +172,7 @@ class StoreOpener:
         facts = self.crew.facts(setting)
         for note in facts.notes:
             self.reporter.message(note)
-        machine, software = self.environment.machine, self.environment.software
+        machine, software = self.environment.machine, self.environment.software_for(setting.runtime)
         return ProfileManifest(
             space=plan.space,
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),

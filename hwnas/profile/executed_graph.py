@@ -64,8 +64,8 @@ def precision_limits(subject: Subject, setting: Setting) -> tuple[str, ...]:
     if setting.precision not in _LOWERED:
         return ()
     from hwnas.profile.networks import build_subject, seeded_images
-    from hwnas.profile.runners.preparation import device_of
     from hwnas.profile.runners.runner import load_runner
+    from hwnas.profile.runners.this_machine import device_of
 
     sentences: list[str] = []
     for runtime, find_nodes in _RUNTIMES.items():

@@ -4,7 +4,7 @@ They differ in size and in what limits them, and have no errors of their own in 
 (`python -m benchmarks.landmarks` chooses them). All devices measure the same ones.
 """
 
-from hwnas.profile.subjects import REFERENCE_NETWORKS, timm_subject
+from hwnas.profile.reference import REFERENCE_NETWORKS, timm_subject
 
 _CHOSEN = (
     ("coat_lite_mini", 224),

@@ -4,41 +4,46 @@ import gc
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from hwnas.devices import Device, detect, match
 from hwnas.devices.datasheets import normalised
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.metrics import QUANTISED
-from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.parity import expected_logits, parity_tolerance, require_agreement, require_parity
-from hwnas.profile.plan import exporter_for
-from hwnas.profile.runners.cuda import LimitWatch, Nvml, open_nvml
-from hwnas.profile.runners.preparation import device_of, emulation_note, this_cpu
+from hwnas.profile.parity import Logits, expected_logits, parity_tolerance, require_agreement, require_parity
+from hwnas.profile.runners.nvml import LimitWatch, Nvml, open_nvml
 from hwnas.profile.runners.runner import (
+    Array,
     EngineSession,
+    GraphRunner,
     MeasurementError,
     QueuedSession,
     Runner,
     RuntimeSession,
+    exporter_for,
     load_runner,
 )
+from hwnas.profile.runners.this_machine import device_of, emulation_note, this_cpu
 from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_sample, time_pairs, warm_up
-from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
+from hwnas.profile.worker_messages import GraphFiles, MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
 
 _log = logging.getLogger(__name__)
 
-Network = tuple[nn.Module, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Network: TypeAlias = "tuple[nn.Module, Tensor]"
 """A module in eval mode on the CPU, and the float32 images that it is run on."""
 
 _ENERGY_SAMPLES = 8
@@ -99,17 +104,33 @@ class _Reference:
     session: RuntimeSession
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Loadable:
+    """A network that can be brought into a runtime, with what its outputs must be."""
+
+    load: Callable[[], RuntimeSession]
+    expected: Logits
+    tolerance: float | None
+    """None for a quantised network."""
+
+
 class NetworkTimer:
     """Times one network after another; the reference network stays loaded in between.
 
     Args:
+        given_graphs: All tasks have files of graphs that were made elsewhere, so that torch is not needed here.
         on_stage: Called with the name of each stage, so that an observer knows where the process died.
         on_progress: Called after each run and each stage, so that an observer can tell slow from stuck.
     """
 
     def __init__(
-        self, *, on_stage: Callable[[str], None] = lambda stage: None, on_progress: Callable[[], None] = no_progress
+        self,
+        *,
+        given_graphs: bool = False,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        on_progress: Callable[[], None] = no_progress,
     ) -> None:
+        self._given_graphs = given_graphs
         self._on_stage = on_stage
         self._on_progress = on_progress
         self._stage = ""
@@ -127,8 +148,13 @@ class NetworkTimer:
             InputError: The runtime does not support the setting.
         """
         runner = require_runner(setting)
-        _require_writable_cache(setting)
+        if not self._given_graphs:
+            _require_writable_cache(setting)
         runtime = {str(name): str(value) for name, value in runner.facts(setting).items()}
+        if isinstance(runner, GraphRunner) and not self._given_graphs:
+            from hwnas.profile.runners.preparation import exporter_facts  # needs torch
+
+            runtime = {**exporter_facts(), **runtime}
         notes: tuple[str, ...] = (emulation_note(setting, this_cpu()),)
         if device_of(setting).has_cuda:
             notes = (self._open_nvml(),)
@@ -136,7 +162,7 @@ class NetworkTimer:
             runtime, notes = {**runtime, **self._nvml.facts()}, (*notes, self._nvml.note())
         return WorkerFacts(process_id=self.process_id, runtime=runtime, notes=tuple(filter(None, notes)))
 
-    def measure(self, task: MeasurementTask, *, network: Network | None = None) -> TaskResult:
+    def measure(self, task: MeasurementTask, *, network: "Network | None" = None) -> TaskResult:
         """Measure one network.
 
         Args:
@@ -152,7 +178,7 @@ class NetworkTimer:
         """
         if task.pairs < 1:
             raise InputError("a task must have at least one pair", got=task.pairs)
-        started, begin = datetime.now(UTC).isoformat(timespec="milliseconds"), time.perf_counter()
+        started, begin = datetime.now(timezone.utc).isoformat(timespec="milliseconds"), time.perf_counter()
         reference = self._load_reference(task)
         result = TaskResult(process_id=self.process_id, started_utc=started, duration_s=0.0)
         try:
@@ -171,9 +197,10 @@ class NetworkTimer:
         _clean_up()
 
     def _time(
-        self, task: MeasurementTask, reference: _Reference, result: TaskResult, network: Network | None
+        self, task: MeasurementTask, reference: _Reference, result: TaskResult, network: "Network | None"
     ) -> TaskResult:
-        checked = self._prepare(reference.runner, task.subject, task.setting, seed=task.seed, network=network)
+        files, seed = task.graph_files, task.seed
+        checked = self._prepare(reference.runner, task.subject, task.setting, seed=seed, network=network, files=files)
         with closing(checked.session) as session:
             self._enter("warm up")
             warm_up(session, progress=self._on_progress)
@@ -210,41 +237,39 @@ class NetworkTimer:
         return self._nvml.energy_j(session.run_once)
 
     def _prepare(
-        self, runner: Runner, subject: Subject, setting: Setting, *, seed: int, network: Network | None = None
+        self,
+        runner: Runner,
+        subject: Subject,
+        setting: Setting,
+        *,
+        seed: int,
+        network: "Network | None" = None,
+        files: GraphFiles | None = None,
     ) -> _CheckedSession:
-        """Build a network, bring it into the runtime and compare its outputs with torch's."""
+        """Build a network or read its graph, bring it into the runtime and compare its outputs with torch's."""
         with _within_free_memory(setting):
             self._enter("build")
-            if network is None:
-                module = build_subject(subject, seed=seed)
-                images = seeded_images(subject, batch=setting.batch, seed=seed)
+            if files is None:
+                loadable = _built(runner, network or _build(subject, setting, seed=seed), setting)
             else:
-                module, images = network
-            expected = expected_logits(module, images)
-            tolerance = None
-            if setting.precision not in QUANTISED:
-                tolerance = parity_tolerance(module, images, precision=setting.precision)
+                loadable = _read(runner, files, setting)
             self._enter("prepare")
             begin = time.perf_counter()
-            session = runner.prepare(module, images, setting)
+            session = loadable.load()
             export_s = time.perf_counter() - begin
             self._enter("check")
             try:
-                precision = setting.precision
-                if tolerance is None:
-                    parity = require_agreement(session.outputs(), expected, precision=precision)
-                else:
-                    parity = require_parity(session.outputs(), expected, precision=precision, tolerance=tolerance)
-                _log.debug(
-                    "%s: prepared in %.2f s, largest difference %.1e of the largest logit%s",
-                    subject.network_id,
-                    export_s,
-                    parity.max_relative,
-                    "" if tolerance is None else f", {tolerance:.1e} is allowed",
-                )
+                parity = _check(session, loadable, precision=setting.precision)
             except BaseException:
                 session.close()
                 raise
+            _log.debug(
+                "%s: prepared in %.2f s, largest difference %.1e of the largest logit%s",
+                subject.network_id,
+                export_s,
+                parity.max_relative,
+                "" if loadable.tolerance is None else f", {loadable.tolerance:.1e} is allowed",
+            )
         return _CheckedSession(session=session, parity=parity, export_s=export_s)
 
     def _load_reference(self, task: MeasurementTask) -> _Reference:
@@ -256,10 +281,12 @@ class NetworkTimer:
             return self._references[key]
         self._on_stage("reference")
         runner = require_runner(setting)
-        _require_writable_cache(setting)
+        if task.reference_files is None:
+            _require_writable_cache(setting)
         self._loading_reference = True
         try:
-            session = self._prepare(runner, task.reference, setting, seed=_REFERENCE_SEED).session
+            files = task.reference_files
+            session = self._prepare(runner, task.reference, setting, seed=_REFERENCE_SEED, files=files).session
             try:
                 warm_up(session, progress=self._on_progress)
             except BaseException:
@@ -297,11 +324,42 @@ class NetworkTimer:
         return note
 
 
+def _build(subject: Subject, setting: Setting, *, seed: int) -> Network:
+    from hwnas.profile.networks import build_subject, seeded_images  # needs torch
+
+    return build_subject(subject, seed=seed), seeded_images(subject, batch=setting.batch, seed=seed)
+
+
+def _built(runner: Runner, network: Network, setting: Setting) -> _Loadable:
+    module, images = network
+    expected, tolerance = expected_logits(module, images), None
+    if setting.precision not in QUANTISED:
+        tolerance = parity_tolerance(module, images, precision=setting.precision)
+    return _Loadable(load=lambda: runner.prepare(module, images, setting), expected=expected, tolerance=tolerance)
+
+
+def _read(runner: Runner, files: GraphFiles, setting: Setting) -> _Loadable:
+    if not isinstance(runner, GraphRunner):
+        raise InputError(f"{setting.runtime} must take ONNX graphs to measure one that was made elsewhere")
+    images: Array = np.load(files.images, allow_pickle=False)
+    expected: Array = np.load(files.expected, allow_pickle=False)
+    graph = Path(files.graph).read_bytes()
+    return _Loadable(load=lambda: runner.load(graph, images, setting), expected=expected, tolerance=files.tolerance)
+
+
+def _check(session: RuntimeSession, network: _Loadable, *, precision: str) -> OutputParity:
+    if network.tolerance is None:
+        return require_agreement(session.outputs(), network.expected, precision=precision)
+    return require_parity(session.outputs(), network.expected, precision=precision, tolerance=network.tolerance)
+
+
 def first_gpu_uuid(environ: Mapping[str, str] = os.environ) -> str:
     """Return the UUID of CUDA's first GPU, or of its slice, by which NVML knows it."""
     named = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if named.startswith("MIG-"):
         return named
+    import torch
+
     reported = torch.cuda.get_device_name(0)
     if " MIG " in reported:  # torch knows the UUID of no slice
         slices = [gpu.uuid for gpu in detect().gpus if normalised(gpu.reported) == normalised(reported)]
@@ -353,17 +411,27 @@ def _failure_reason(error: Exception, *, stage: str) -> Reason:
     text = str(error).casefold()
     if isinstance(error, MeasurementError):
         return error.reason
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in text for phrase in _OUT_OF_MEMORY):
+    if isinstance(error, (MemoryError, *_torch_errors("OutOfMemoryError"))) or any(
+        phrase in text for phrase in _OUT_OF_MEMORY
+    ):
         return "memory"
     if isinstance(error, (NotImplementedError, MissingError)) or any(phrase in text for phrase in _UNSUPPORTED):
         return "unsupported"
-    if isinstance(error, torch.AcceleratorError) or any(phrase in text for phrase in _GPU_ERRORS):
+    if isinstance(error, _torch_errors("AcceleratorError")) or any(phrase in text for phrase in _GPU_ERRORS):
         return "crash"
     return "export" if stage in ("build", "prepare") else "crash"
 
 
+def _torch_errors(name: str) -> tuple[type[Exception], ...]:
+    """The class of an error of torch, if torch is loaded."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (getattr(torch, name),)
+
+
 def _require_first_gpu(device: Device) -> None:
     """Require that CUDA's first GPU, which all runners use, is of the requested model."""
+    import torch
+
     if torch.cuda.get_device_properties(0).is_integrated:
         return  # CUDA reports the chip, while the device is named after its board; there is no second GPU
     reported = torch.cuda.get_device_name(0)
@@ -396,6 +464,7 @@ def _within_free_memory(setting: Setting) -> AbstractContextManager[None]:
 
 def _clean_up() -> None:
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         with suppress(RuntimeError):  # raised again by a context that an error of the GPU has broken
             torch.cuda.empty_cache()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from hwnas.errors import InputError
 from hwnas.profile.runners.onnxruntime import cpu_feed, create_session
-from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, device_of, onnx_graph
+from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, onnx_graph
+from hwnas.profile.runners.this_machine import device_of
 from hwnas.profile.statistics import QUANTILE
 from hwnas.records import Setting
 

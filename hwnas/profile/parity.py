@@ -1,11 +1,20 @@
-"""Check that a runtime computes what torch computes, before it is timed."""
+"""Check that a runtime computes what torch computes, before it is timed.
 
-import torch
-from torch import Tensor, nn
+Outputs are compared by numpy, so that a machine without torch can check those of a graph that it got.
+"""
 
-from hwnas.export.rounding import rounding_tolerance
-from hwnas.profile.runners.runner import MeasurementError
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from hwnas.profile.runners.runner import Array, MeasurementError
 from hwnas.records import OutputParity
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Logits: TypeAlias = "Tensor | Array"
+"""Float32 logits of a batch on the CPU."""
 
 MAX_IMAGES = 8
 """Images of a batch that are compared; torch has to compute them on the CPU."""
@@ -17,23 +26,27 @@ _ROUNDING_IMAGES = 2
 """Images on which the effect of rounding is measured."""
 
 
-def expected_logits(module: nn.Module, images: Tensor) -> Tensor:
+def expected_logits(module: "nn.Module", images: "Tensor") -> "Tensor":
     """Compute torch's float32 logits on the CPU, for the first images of a batch."""
+    import torch
+
     with torch.inference_mode():
         logits: Tensor = module(images[:MAX_IMAGES])
     return logits.clone()
 
 
-def parity_tolerance(module: nn.Module, images: Tensor, *, precision: str) -> float:
+def parity_tolerance(module: "nn.Module", images: "Tensor", *, precision: str) -> float:
     """Return the allowed difference relative to the largest logit.
 
     It follows from what rounding to the precision does to this very network: a fixed tolerance would be too strict for
     deep networks or too loose for shallow ones.
     """
+    from hwnas.export.rounding import rounding_tolerance  # needs torch
+
     return rounding_tolerance(module, images[:_ROUNDING_IMAGES], precision=precision)
 
 
-def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:
+def compare_outputs(outputs: Logits, expected: Logits) -> OutputParity:
     """Compare a runtime's logits with torch's.
 
     Args:
@@ -43,20 +56,20 @@ def compare_outputs(outputs: Tensor, expected: Tensor) -> OutputParity:
     Raises:
         MeasurementError: The shapes differ.
     """
-    compared = outputs[: len(expected)]
-    if compared.shape != expected.shape:
-        shapes = f"{tuple(compared.shape)} instead of {tuple(expected.shape)}"
+    found, wanted = _arrays(outputs, expected)
+    if found.shape != wanted.shape:
+        shapes = f"{found.shape} instead of {wanted.shape}"
         raise MeasurementError("mismatch", f"the outputs must have the shape of torch's, they have {shapes}")
-    difference = float((compared - expected).abs().max())
-    largest = float(expected.abs().max())
+    difference = float(np.abs(found - wanted).max())
+    largest = float(np.abs(wanted).max())
     return OutputParity(
         max_absolute=difference,
         max_relative=difference / largest if largest else difference,
-        top1_agreement=float((compared.argmax(-1) == expected.argmax(-1)).float().mean()),
+        top1_agreement=float((found.argmax(-1) == wanted.argmax(-1)).mean()),
     )
 
 
-def require_agreement(outputs: Tensor, expected: Tensor, *, precision: str) -> OutputParity:
+def require_agreement(outputs: Logits, expected: Logits, *, precision: str) -> OutputParity:
     """Compare the logits of a quantised network with torch's, and require that they agree about the classes.
 
     Quantising changes logits by far more than rounding, so no tolerance separates a right network from a wrong one.
@@ -69,10 +82,11 @@ def require_agreement(outputs: Tensor, expected: Tensor, *, precision: str) -> O
     """
     _require_finite(outputs, expected, precision=precision)
     parity = compare_outputs(outputs, expected)
-    found, wanted = (values - values.mean(-1, keepdim=True) for values in (outputs[: len(expected)], expected))
+    found, wanted = (values - values.mean(-1, keepdims=True) for values in _arrays(outputs, expected))
     if not found.any() and wanted.any():
         raise MeasurementError("mismatch", f"all outputs in {precision} are equal, those of torch are not")
-    correlation = float(torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0))
+    lengths = float(np.linalg.norm(found) * np.linalg.norm(wanted)) or 1.0
+    correlation = float((found * wanted).sum()) / lengths
     if wanted.any() and correlation < MIN_CORRELATION:
         raise MeasurementError(
             "mismatch",
@@ -82,7 +96,7 @@ def require_agreement(outputs: Tensor, expected: Tensor, *, precision: str) -> O
     return parity
 
 
-def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, tolerance: float) -> OutputParity:
+def require_parity(outputs: Logits, expected: Logits, *, precision: str, tolerance: float) -> OutputParity:
     """Compare logits with torch's and require that they agree.
 
     Raises:
@@ -99,9 +113,15 @@ def require_parity(outputs: Tensor, expected: Tensor, *, precision: str, toleran
     return parity
 
 
-def _require_finite(outputs: Tensor, expected: Tensor, *, precision: str) -> None:
-    if not torch.isfinite(outputs).all():
-        number = int((~torch.isfinite(outputs)).sum())
-        raise MeasurementError("nan", f"{number} of {outputs.numel()} outputs are NaN or infinite in {precision}")
-    if not torch.isfinite(expected).all():
+def _require_finite(outputs: Logits, expected: Logits, *, precision: str) -> None:
+    found, wanted = np.isfinite(np.asarray(outputs)), np.isfinite(np.asarray(expected))
+    if not found.all():
+        number = found.size - int(found.sum())
+        raise MeasurementError("nan", f"{number} of {found.size} outputs are NaN or infinite in {precision}")
+    if not wanted.all():
         raise MeasurementError("nan", "torch's own outputs are NaN or infinite")
+
+
+def _arrays(outputs: Logits, expected: Logits) -> tuple[Array, Array]:
+    """Logits of the images that both have."""
+    return np.asarray(outputs)[: len(expected)], np.asarray(expected)

@@ -19,6 +19,7 @@ from hwnas.files import file_errors, printable, read_text, write_atomic
 from hwnas.metrics import RUNTIMES, Deployment
 from hwnas.profile.landmarks import LANDMARKS
 from hwnas.profile.options import AUTO, MAX_PAIRS, CampaignOptions
+from hwnas.profile.runners.runner import exporter_for
 from hwnas.profile.statistics import MIN_RUNS
 from hwnas.profile.subjects import parse_timm_model, select_subjects, space_network, unique_subjects
 from hwnas.profile.timing import PAIRS
@@ -28,7 +29,6 @@ from hwnas.records.measurement import Seed
 from hwnas.runs import Environment, environment
 from hwnas.space import SPACES
 from hwnas.space.elastic import SIZES
-from hwnas.space.lookup import classifier_name
 
 SCHEMA = "hwnas.plan/2"
 """Schema that this version writes and reads."""
@@ -188,17 +188,6 @@ def make_tasks(
             else:
                 ranked.append((ranks[0], task))
     return tuple(task for _, task in sorted(ranked, key=lambda pair: pair[0]))
-
-
-def exporter_for(runtime: str, subject: Subject) -> str:
-    """Return how a runtime gets a network: as a module, as a graph composed from blocks, or as a graph by dynamo.
-
-    A head for detection or segmentation reads several blocks, so that its network is no chain of them.
-    """
-    if runtime.startswith("torch"):
-        return "module"
-    is_chain = subject.source == "space" and classifier_name(subject.name) == subject.name
-    return "composed" if is_chain else "dynamo"
 
 
 def new_session(command: tuple[str, ...], software: Environment) -> CampaignSession:

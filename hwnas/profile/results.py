@@ -125,6 +125,8 @@ class ProfileQuality:
     """Throttle reasons that the device reported."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs that measured."""
+    hosts: tuple[str, ...] = ()
+    """Machines that measured, if not the one of the campaign."""
     enqueue_bound: ReasonCount | None = None
     """Measurements in which the host, and not the device, decided the latency; None if there is none."""
     lowest_clock_mhz: float | None = None
@@ -298,7 +300,9 @@ class _Assessment:
     """Reason and message of the last failure by network_id."""
     references: ReferenceTimes = field(default_factory=ReferenceTimes)
     reference_ns: list[tuple[str, str, float]] = field(default_factory=list)
-    """Time of the start, GPU and time of the reference network, by measurement."""
+    """Time of the start, GPU or host, and time of the reference network, by measurement."""
+    gpus: set[str] = field(default_factory=set)
+    hosts: set[str] = field(default_factory=set)
     first: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Process and latency ratio of the first measurement by network_id."""
     pairs: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -329,7 +333,9 @@ class _Assessment:
     def _add_samples(self, row: Measurement, samples: Samples, reference: Samples) -> None:
         network_id = row.subject.network_id
         self.references.add(reference)
-        self.reference_ns.append((row.started_utc, row.gpu or "", quantile_ns(reference)))
+        self.reference_ns.append((row.started_utc, row.gpu or row.host or "", quantile_ns(reference)))
+        self.gpus |= {gpu for gpu in (row.gpu,) if gpu}
+        self.hosts |= {host for host in (row.host,) if host}
         ratio = latency_ratio(samples, reference)
         process_id, first = self.first.setdefault(network_id, (row.process_id, ratio))
         if process_id != row.process_id:
@@ -367,7 +373,8 @@ class _Assessment:
             lowest_clock_mhz=min(self.clocks_mhz, default=None),
             highest_clock_mhz=max(self.clocks_mhz, default=None),
             other_processes=self.other_processes,
-            gpus=tuple(sorted({gpu for _, gpu, _ in self.reference_ns} - {""})),
+            gpus=tuple(sorted(self.gpus)),
+            hosts=tuple(sorted(self.hosts)),
             enqueue_bound=next(iter(_count_reasons(self.enqueue_bound)), None),
             measured_s=self.measured_s,
             first_utc=self.first_utc,

@@ -131,8 +131,8 @@ _Times = Callable[["nn.Module", "Tensor", Setting], Sequence["OperationTime"]]
 
 
 def _is_available(setting: Setting) -> bool:
-    from hwnas.profile.runners.preparation import device_of
     from hwnas.profile.runners.runner import load_runner
+    from hwnas.profile.runners.this_machine import device_of
 
     device, runner = device_of(setting), load_runner(setting.runtime)
     if device.kind != "cpu" and setting.runtime == "onnxruntime":

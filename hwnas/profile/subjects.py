@@ -5,12 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from hwnas.errors import InputError
+from hwnas.profile.reference import REFERENCE_NETWORKS, TIMM_PREFIX, timm_subject
 from hwnas.profile.sampling import sample_evenly
 from hwnas.records import Subject
 from hwnas.space import SPACES
 from hwnas.space.space import AnySpace, Candidate
-
-_PREFIX = "timm:"
 
 
 def space_subject(space: AnySpace, candidate: Candidate) -> Subject:
@@ -33,19 +32,6 @@ def subject_space(subject: Subject) -> AnySpace:
     return space.adapted(channels=subject.channels, num_classes=subject.num_classes)
 
 
-def timm_subject(name: str, *, image_size: int, num_classes: int = 1000, own_size: bool = True) -> Subject:
-    """Return the subject of a timm model.
-
-    Args:
-        name: Name of the model.
-        image_size: Height and width of its images.
-        num_classes: Number of its classes.
-        own_size: The image size is the model's own, and not part of its id.
-    """
-    network_id = f"{_PREFIX}{name}" if own_size else f"{_PREFIX}{name}@{image_size}"
-    return Subject(source="timm", name=name, network_id=network_id, image_size=image_size, num_classes=num_classes)
-
-
 def space_network(subject: Subject) -> tuple[AnySpace, Any]:
     """Return the space of a network, with its images and classes, and the arch of the network.
 
@@ -61,13 +47,6 @@ def space_network(subject: Subject) -> tuple[AnySpace, Any]:
         message = f"the arch of a network of {subject.name} must have the network_id that is stated with it"
         raise InputError(message, got=f"{subject.network_id}, and the arch has {network_id}")
     return space, arch
-
-
-REFERENCE = timm_subject("deit_tiny_patch16_224", image_size=224)
-"""The reference network, DeiT-Ti. It is the same for every space, so that all latencies can be compared."""
-
-REFERENCE_NETWORKS = (REFERENCE, timm_subject("deit_small_patch16_224", image_size=224))
-"""DeiT-Ti and DeiT-S: well-known networks that are measured along with those of every space."""
 
 
 def select_subjects(
@@ -109,16 +88,16 @@ def parse_timm_model(text: str) -> Subject:
     Raises:
         InputError: There is no such model, or it does not take square images.
     """
-    if not text.casefold().startswith(_PREFIX):
+    if not text.casefold().startswith(TIMM_PREFIX):
         message = "a model in addition to those of the space must be one of timm"
         raise InputError(message, got=text, hint="--extra-model timm:deit_small_patch16_224")
     for subject in REFERENCE_NETWORKS:
         if subject.network_id == text:
             return subject
-    name, at, size = text[len(_PREFIX) :].partition("@")
+    name, at, size = text[len(TIMM_PREFIX) :].partition("@")
     if at and not (size.isdecimal() and int(size)):
         raise InputError(
-            "an image size must be a whole number above 0", got=text, hint=f"--extra-model {_PREFIX}{name}@224"
+            "an image size must be a whole number above 0", got=text, hint=f"--extra-model {TIMM_PREFIX}{name}@224"
         )
     from hwnas.export.timm_models import build_timm
 

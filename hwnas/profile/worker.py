@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from hwnas.config import to_mapping
 from hwnas.errors import InputError, Interrupted, UsageError
@@ -25,6 +25,9 @@ from hwnas.profile.worker_messages import (
     WorkerFacts,
 )
 from hwnas.records import Setting
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ class Worker:
         self._process: ChildProcess | None = None
         self._num_tasks = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
@@ -128,7 +131,7 @@ class Worker:
         """
         if self.process_id in excluded_processes:
             self.close()
-        started, begin = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
+        started, begin = datetime.now(timezone.utc).isoformat(timespec="milliseconds"), time.monotonic()
         try:
             return self._measure(task)
         except ProcessDied as death:

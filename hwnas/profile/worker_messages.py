@@ -6,12 +6,15 @@ may print to those at any time.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING
 
 from hwnas.errors import HwnasError, InputError, MissingError, UnknownNameError, UsageError
-from hwnas.profile.subjects import REFERENCE
+from hwnas.profile.reference import REFERENCE
 from hwnas.profile.timing import PAIRS
 from hwnas.records import DeviceState, Failure, Measurement, OutputParity, Samples, Setting, Subject
+
+if TYPE_CHECKING:
+    from typing import Self
 
 CHANNEL_VARIABLE = "HWNAS_WORKER_CHANNEL"
 """Environment variable of a worker process: the number of the inherited descriptor of its socket."""
@@ -32,6 +35,20 @@ class ReferenceNetworkError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphFiles:
+    """Files of a network whose graph was made elsewhere: where it is measured, nothing is built or exported."""
+
+    graph: str
+    """Path of the ONNX graph."""
+    images: str
+    """Path of the batch, as numpy saves a float32 array."""
+    expected: str
+    """Path of torch's logits of the first images, as numpy saves a float32 array."""
+    tolerance: float | None
+    """Largest difference allowed relative to the largest logit; None for a quantised network."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasurementTask:
     """One network to measure in strict pairs with the reference network."""
 
@@ -43,6 +60,10 @@ class MeasurementTask:
     reference: Subject = REFERENCE
     engine_file: str | None = None
     """Path to write the engine to that the network was timed with."""
+    graph_files: GraphFiles | None = None
+    """Files of the network; None: it is built and exported in the process that measures it."""
+    reference_files: GraphFiles | None = None
+    """Files of the reference network, if there are those of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +87,9 @@ class TaskResult:
     limited: Mapping[str, float] | None = None
     failure: Failure | None = None
 
-    def to_measurement(self, task: MeasurementTask, *, environment_id: str, gpu: str | None = None) -> Measurement:
+    def to_measurement(
+        self, task: MeasurementTask, *, environment_id: str, gpu: str | None = None, host: str | None = None
+    ) -> Measurement:
         """Return the row to record."""
         return Measurement(
             subject=task.subject,
@@ -74,6 +97,7 @@ class TaskResult:
             seed=task.seed,
             environment_id=environment_id,
             gpu=gpu,
+            host=host,
             **vars(self),
         )
 
@@ -102,7 +126,7 @@ class WorkerError:
     """The failure of the reference network, if that is the error."""
 
     @classmethod
-    def of(cls, error: HwnasError) -> Self:
+    def of(cls, error: HwnasError) -> "Self":
         """Return the message about an error that was raised in this process."""
         return cls(
             kind=type(error).__name__,

@@ -1,6 +1,8 @@
 """The program of a worker process: it answers requests on a socket that it inherits, one JSON document per line.
 
-    HWNAS_WORKER_CHANNEL=DESCRIPTOR python -m hwnas.profile.worker_process
+    HWNAS_WORKER_CHANNEL=DESCRIPTOR python -m hwnas.profile.worker_process [--given-graphs]
+
+With the option, all networks come as graphs that were made elsewhere, and torch is not imported.
 
 What it prints is not part of the protocol. The campaign collects it, and quotes the end of it if the process dies.
 """
@@ -26,6 +28,9 @@ from hwnas.profile.worker_messages import CHANNEL_VARIABLE
 if TYPE_CHECKING:
     from hwnas.profile.network_timer import NetworkTimer
 
+GIVEN_GRAPHS = "--given-graphs"
+"""Option of the program: all networks come as graphs."""
+
 _PR_SET_PDEATHSIG = 1
 
 _HEARTBEAT_S = 1.0
@@ -38,16 +43,18 @@ def main() -> None:
     channel = open_channel()
     send = message_sender(channel)
 
-    import torch
-
+    given_graphs = GIVEN_GRAPHS in sys.argv[1:]
+    if not given_graphs:
+        import torch  # first, so that its libraries are loaded before those of others
     from hwnas.profile.network_timer import NetworkTimer
     from hwnas.profile.runners.runner import report_progress
 
     send_records(send)
     load_extensions()
     heartbeat = Heartbeat(lambda: send(alive=True))
-    timer = NetworkTimer(on_stage=lambda stage: send(stage=stage), on_progress=heartbeat)
-    torch.set_num_threads(1)
+    timer = NetworkTimer(given_graphs=given_graphs, on_stage=lambda stage: send(stage=stage), on_progress=heartbeat)
+    if not given_graphs:
+        torch.set_num_threads(1)
     send(ready=timer.process_id)
     with report_progress(heartbeat), channel.makefile("r", encoding="utf-8") as requests:
         for line in requests:

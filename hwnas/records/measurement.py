@@ -165,6 +165,8 @@ class Measurement:
     """Identifies the worker process. A repeat for the noise floor is measured in another one."""
     gpu: str | None = None
     """The driver's UUID of the GPU, or of the slice of one; None on a CPU, and in rows of earlier versions."""
+    host: FileName | None = None
+    """The machine that measured, where several may measure for one campaign; None: the one of the campaign."""
     seed: Seed
     started_utc: UtcTime
     duration_s: Seconds

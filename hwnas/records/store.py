@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from hwnas.config import shown, to_mapping
 from hwnas.errors import HwnasError, InputError
@@ -14,6 +14,9 @@ from hwnas.files import WriterLock, file_errors, refuse_link, remove_temporaries
 from hwnas.records.manifest import MANIFEST, CampaignSession, ProfileManifest, read_manifest, write_manifest
 from hwnas.records.measurement import Measurement, from_line, to_line
 from hwnas.records.profile import MEASUREMENTS, Profile, parse_lines, read_lines
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _BEGINNING = b'{"schema":"hwnas.measurement/'
 
@@ -86,7 +89,7 @@ class Store:
         self._file = -1
         self._lock.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(

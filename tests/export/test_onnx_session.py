@@ -13,12 +13,12 @@ from hwnas.errors import MissingError
 from hwnas.export.onnx_session import (
     can_run_graphs,
     detach_weights,
-    load_onnxruntime,
     needs_widening,
     open_session,
     run_graph,
     runnable,
 )
+from hwnas.export.onnxruntime_library import load_onnxruntime
 
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

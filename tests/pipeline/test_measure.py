@@ -10,8 +10,8 @@ from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
 from hwnas.pipeline.measure import MeasureResult, measure, measure_plan
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, write_plan
+from hwnas.profile.reference import REFERENCE
 from hwnas.profile.runners.openvino import OpenVinoRunner
-from hwnas.profile.subjects import REFERENCE
 from hwnas.records import Profile, load_profile
 from hwnas.runs import CommandOutcome
 from tests.devices.test_machine import machine

@@ -12,7 +12,7 @@ from hwnas.pipeline.predictors.workloads import WORKLOADS, known_workloads
 from hwnas.profile.landmarks import LANDMARKS
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import load_plan, make_plan, write_plan
-from hwnas.profile.subjects import REFERENCE_NETWORKS
+from hwnas.profile.reference import REFERENCE_NETWORKS
 from hwnas.records import load_profile
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.measured_profiles import fast_fits

@@ -15,10 +15,11 @@ from hwnas.devices import DEVICES, Device, detect
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import InputError, MissingError
 from hwnas.profile.network_timer import NetworkTimer, classify_failure, first_gpu_uuid, require_runner
+from hwnas.profile.reference import REFERENCE, timm_subject
 from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, RuntimeSession, Sample
 from hwnas.profile.runners.torch import TorchRunner
 from hwnas.profile.statistics import latency_ratio
-from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
+from hwnas.profile.subjects import space_subject
 from hwnas.profile.timing import SamplePlan, observe_under_load
 from hwnas.profile.worker import Worker
 from hwnas.profile.worker_messages import MeasurementTask

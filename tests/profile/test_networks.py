@@ -7,7 +7,8 @@ import torch
 
 from hwnas.errors import InputError, UnknownNameError
 from hwnas.profile.networks import build_subject, seeded_images
-from hwnas.profile.subjects import REFERENCE, space_subject, timm_subject
+from hwnas.profile.reference import REFERENCE, timm_subject
+from hwnas.profile.subjects import space_subject
 from hwnas.space import SPACES
 
 SPACE = SPACES.get("autoformer-micro")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
-from hwnas.profile.plan import Plan, default_repeats, exporter_for, load_plan, make_tasks, save_plan
+from hwnas.profile.plan import Plan, default_repeats, load_plan, make_tasks, save_plan
+from hwnas.profile.runners.runner import exporter_for
 from hwnas.profile.subjects import select_subjects, unique_subjects
 from hwnas.space import SPACES
 from tests.records.rows import REFERENCE, SESSION, make_setting, subject

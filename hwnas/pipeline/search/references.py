@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from hwnas.errors import HwnasError
 from hwnas.metrics import QUANTISED, Deployment
 from hwnas.pipeline.search.context import SearchContext
-from hwnas.profile.subjects import REFERENCE_NETWORKS, parse_timm_model, space_network, space_subject
+from hwnas.profile.reference import REFERENCE_NETWORKS
+from hwnas.profile.subjects import parse_timm_model, space_network, space_subject
 from hwnas.records import Subject
 from hwnas.runs import MANIFEST, MODEL, Run
 from hwnas.search.record import ReferenceKind, ReferenceNetwork

@@ -250,7 +250,7 @@ class WinnerExporter:
 
     def _onnx_formats(self, batches: Sequence[int]) -> tuple[tuple[str, int], ...]:
         """Return the ONNX format for each batch, or nothing if graphs cannot be checked here."""
-        from hwnas.export.onnx_session import load_onnxruntime
+        from hwnas.export.onnxruntime_library import load_onnxruntime
 
         try:
             load_onnxruntime()

@@ -4,19 +4,21 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from hwnas.devices import Device
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
-from hwnas.export.onnx_session import EXACT_INT8, load_onnxruntime
-from hwnas.profile.runners.cuda import CudaClock, cuda_available
-from hwnas.profile.runners.preparation import device_of, onnx_graph, quantisation_facts
-from hwnas.profile.runners.runner import AVAILABLE, Availability, RuntimeSession, Sample, run_timed
+from hwnas.export.onnxruntime_library import EXACT_INT8, load_onnxruntime
+from hwnas.profile.runners.runner import AVAILABLE, Array, Availability, RuntimeSession, Sample, needs_cuda, run_timed
+from hwnas.profile.runners.this_machine import device_of, quantisation_facts
 from hwnas.records import Setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 _QUEUES_SINCE = (1, 28)
 """Versions before it wait for the GPU after each replay of a CUDA graph, whatever a run's options say."""
@@ -29,11 +31,9 @@ _WITHOUT_BF16 = {
     "gpu": "on a GPU it has convolutions in bf16 from opset 22 on, and exported graphs have opset 20",
 }
 
-_TYPES = {
-    "tensor(float)": torch.float32,
-    "tensor(float16)": torch.float16,
-    "tensor(bfloat16)": torch.bfloat16,
-}
+_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
+"""Names of the types of inputs and outputs in numpy and torch; numpy lacks the last one."""
+
 _ERRORS_ONLY = 3
 """Log severity."""
 
@@ -46,7 +46,7 @@ UNSYNCHRONIZED = "disable_synchronize_execution_providers"
 class CpuSession:
     """A graph on the CPU provider of ONNX Runtime."""
 
-    def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
+    def __init__(self, graph: bytes, images: "Tensor | Array", setting: Setting) -> None:
         release_free_memory()
         before = resident_mb()
         self._threads = setting.threads
@@ -61,9 +61,9 @@ class CpuSession:
         """Run the batch once."""
         return run_timed(self._run, threads=self._threads)
 
-    def outputs(self) -> Tensor:
+    def outputs(self) -> Array:
         """Return the logits of the batch."""
-        return torch.from_numpy(self._run()[0]).float()
+        return np.asarray(self._run()[0], np.float32)
 
     def memory_mb(self) -> float | None:
         """Return the growth of the process by the session and its first run."""
@@ -81,7 +81,11 @@ class CpuSession:
 class CudaSession:
     """A graph on the CUDA provider of ONNX Runtime, replayed as a CUDA graph; images and logits stay on the device."""
 
-    def __init__(self, graph: bytes, images: Tensor, setting: Setting) -> None:
+    def __init__(self, graph: bytes, images: "Tensor", setting: Setting) -> None:
+        import torch
+
+        from hwnas.profile.runners.cuda import CudaClock
+
         before = torch.cuda.mem_get_info()[0]
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._clock = CudaClock()
@@ -97,11 +101,15 @@ class CudaSession:
 
     def run_once(self) -> Sample:
         """Run the batch once."""
+        import torch
+
         with torch.cuda.stream(self._stream):
             return self._clock.time(self._run)
 
-    def outputs(self) -> Tensor:
+    def outputs(self) -> "Tensor":
         """Return the logits of the batch."""
+        import torch
+
         self._run()
         torch.cuda.synchronize()
         return self._logits.float().cpu()
@@ -117,22 +125,23 @@ class CudaSession:
     def _run(self) -> None:
         self._session.run_with_iobinding(self._binding, self._options)
 
-    def _empty_logits(self) -> Tensor:
+    def _empty_logits(self) -> "Tensor":
+        import torch
+
         logits = self._session.get_outputs()[0]
         _, *rest = logits.shape  # the batch is a name and not a number if it is dynamic
         return torch.empty((len(self._images), *rest), dtype=_tensor_type(logits), device="cuda")
 
     def _bind(self) -> Any:
-        import onnx
+        import torch
 
-        names = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16"}
+        types = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}  # numbers of onnx.TensorProto.DataType
         binding = self._session.io_binding()
         for bind, values, tensor in (
             (binding.bind_input, self._session.get_inputs(), self._images),
             (binding.bind_output, self._session.get_outputs(), self._logits),
         ):
-            onnx_type = int(onnx.TensorProto.DataType.Value(names[tensor.dtype]))
-            bind(values[0].name, "cuda", 0, onnx_type, tuple(tensor.shape), tensor.data_ptr())
+            bind(values[0].name, "cuda", 0, types[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         return binding
 
 
@@ -141,6 +150,8 @@ class QueuedCudaSession(CudaSession):
 
     def run_queued(self, runs: int, *, delay_ns: int = 0, while_running: Callable[[], object] = lambda: None) -> Sample:
         """Queue several replays of the graph, and wait for them."""
+        import torch
+
         with torch.cuda.stream(self._stream):
             return self._clock.time_queued(self._run, runs=runs, delay_ns=delay_ns, while_running=while_running)
 
@@ -159,7 +170,7 @@ class OnnxRuntimeRunner:
     def available(self, device: Device) -> Availability:
         """Check if ONNX Runtime is installed with the provider of the device."""
         if device.kind != "cpu" and not device.has_cuda:
-            return cuda_available(device)
+            return needs_cuda(device)
         extra = "gpu" if device.kind == "gpu" else "cpu"
         if find_spec("onnxruntime") is None:
             return Availability(available=False, reason="onnxruntime is not installed", extra=extra)
@@ -171,7 +182,11 @@ class OnnxRuntimeRunner:
         if wanted not in present:
             reason = f"onnxruntime {onnxruntime.__version__} has no {wanted} (it has {', '.join(present)})"
             return Availability(available=False, reason=reason, extra=extra)
-        return AVAILABLE if device.kind == "cpu" else cuda_available(device)
+        if device.kind == "cpu":
+            return AVAILABLE
+        from hwnas.profile.runners.cuda import cuda_available  # needs torch
+
+        return cuda_available(device)
 
     def supports(self, setting: Setting) -> Availability:
         """Check if the provider has kernels for the precision."""
@@ -183,35 +198,48 @@ class OnnxRuntimeRunner:
             reason += f": {_WITHOUT_BF16[device_of(setting).kind]}"
         return Availability(available=False, reason=reason)
 
-    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> RuntimeSession:
+    def prepare(self, module: "nn.Module", images: "Tensor", setting: Setting) -> RuntimeSession:
         """Export a module to a graph and load it into a session."""
-        graph = onnx_graph(module, images, setting)
+        return self.load(self.graph(module, images, setting), images.numpy(), setting)
+
+    def graph(self, module: "nn.Module", images: "Tensor", setting: Setting) -> bytes:
+        """Export a module to the graph of a setting."""
+        from hwnas.profile.runners.preparation import onnx_graph  # needs torch
+
+        return onnx_graph(module, images, setting)
+
+    def load(self, graph: bytes, images: Array, setting: Setting) -> RuntimeSession:
+        """Load a graph into a session."""
         if device_of(setting).kind == "cpu":
             return CpuSession(graph, images, setting)
-        return gpu_session(load_onnxruntime().__version__)(graph, images, setting)
+        import torch
+
+        return gpu_session(load_onnxruntime().__version__)(graph, torch.from_numpy(images), setting)
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, provider and options."""
-        import onnx
         import onnxruntime
 
         gpu = device_of(setting).kind == "gpu"
-        on_gpu = {
-            "cuda": str(torch.version.cuda),
-            "cuda_graph": "true",
-            "arena": "as requested",
-            "cpu_fallback": "shapes" if _has_open_batch(setting) else "refused",
-        }
         facts = {
             "onnxruntime": onnxruntime.__version__,
-            "onnx": onnx.__version__,
-            "torch": torch.__version__,
             "provider": CUDA if gpu else CPU,
             "graph_optimisation": "all",
             "spinning": str(_spins(setting)).lower(),
             **quantisation_facts(setting),
         }
-        return {**facts, **on_gpu} if gpu else facts
+        return {**facts, **_cuda_facts(setting)} if gpu else facts
+
+
+def _cuda_facts(setting: Setting) -> dict[str, str]:
+    import torch
+
+    return {
+        "cuda": str(torch.version.cuda),
+        "cuda_graph": "true",
+        "arena": "as requested",
+        "cpu_fallback": "shapes" if _has_open_batch(setting) else "refused",
+    }
 
 
 def create_session(graph: bytes, setting: Setting, *, stream: int | None = None, profile_to: str | None = None) -> Any:
@@ -241,10 +269,10 @@ def create_session(graph: bytes, setting: Setting, *, stream: int | None = None,
     return session
 
 
-def cpu_feed(session: Any, images: Tensor) -> dict[str, Any]:
+def cpu_feed(session: Any, images: "Tensor | Array") -> dict[str, Any]:
     """Return images under the name and in the type of a session's input."""
-    (input_value,) = session.get_inputs()
-    return {input_value.name: images.to(_tensor_type(input_value)).numpy()}
+    (value,) = session.get_inputs()
+    return {value.name: np.asarray(images, _TYPES[value.type])}
 
 
 def session_options(setting: Setting) -> Any:
@@ -285,9 +313,11 @@ def require_provider(providers: list[str], *, wanted: str) -> None:
         )
 
 
-def _tensor_type(value: Any) -> torch.dtype:
+def _tensor_type(value: Any) -> "torch.dtype":
     """The torch type of an input or an output of a graph."""
-    return _TYPES[value.type]
+    import torch
+
+    return cast("torch.dtype", getattr(torch, _TYPES[value.type]))
 
 
 def _spins(setting: Setting) -> bool:

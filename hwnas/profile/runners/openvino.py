@@ -7,19 +7,20 @@ it takes bfloat16 wherever the CPU has it.
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from hwnas.devices import Cpu, Device
 from hwnas.devices.intel import accelerators, openvino_core
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
-from hwnas.profile.runners.preparation import device_of, onnx_graph, quantisation_facts, this_cpu
-from hwnas.profile.runners.runner import AVAILABLE, Availability, Clock, Sample, run_timed, working_clock
+from hwnas.profile.runners.runner import AVAILABLE, Array, Availability, Clock, Sample, run_timed, working_clock
+from hwnas.profile.runners.this_machine import device_of, quantisation_facts, this_cpu
 from hwnas.records import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "gpu": ("fp32", "fp16"), "npu": ("fp16",)}
 """By kind of device. Not fp16 on a CPU: those with AVX512_FP16 but without AMX for it run it slower than fp32. Not
@@ -52,7 +53,7 @@ class OpenVinoSession:
     """
 
     def __init__(
-        self, graph: bytes, images: Tensor, *, options: Mapping[str, object], core: Any, plugin: str = "CPU"
+        self, graph: bytes, images: "Tensor | Array", *, options: Mapping[str, object], core: Any, plugin: str = "CPU"
     ) -> None:
         import openvino
 
@@ -63,7 +64,7 @@ class OpenVinoSession:
         compiled = core.compile_model(core.read_model(graph), plugin, dict(options))
         require_in_effect(compiled, options)
         self._request: Any = compiled.create_infer_request()
-        self._images = images.contiguous().numpy()  # the tensor shares its memory
+        self._images = np.ascontiguousarray(np.asarray(images))  # the tensor shares its memory
         self._request.set_input_tensor(openvino.Tensor(self._images, shared_memory=True))
         self._run()
         release_free_memory()
@@ -75,10 +76,10 @@ class OpenVinoSession:
         """Run the batch once."""
         return run_timed(self._run, threads=self._threads, clock=self._clock)
 
-    def outputs(self) -> Tensor:
+    def outputs(self) -> Array:
         """Return the logits of the batch."""
         self._run()
-        return torch.from_numpy(np.array(self._request.get_output_tensor(0).data)).float()
+        return np.array(self._request.get_output_tensor(0).data, np.float32)
 
     def memory_mb(self) -> float | None:
         """Return the growth of the process by the session and its first run; None for the memory of other devices."""
@@ -146,21 +147,29 @@ class OpenVinoRunner:
             return Availability(available=False, reason=reason)
         return AVAILABLE
 
-    def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> OpenVinoSession:
-        """Export a module to a float32 graph, or one with quantised products, and compile it in the precision."""
-        graph = onnx_graph(module, images, setting, precision="int8" if setting.precision == "int8" else "fp32")
+    def prepare(self, module: "nn.Module", images: "Tensor", setting: Setting) -> OpenVinoSession:
+        """Export a module to a graph, and compile it in the precision."""
+        return self.load(self.graph(module, images, setting), images.numpy(), setting)
+
+    def graph(self, module: "nn.Module", images: "Tensor", setting: Setting) -> bytes:
+        """Export a module to a float32 graph, or one with quantised products."""
+        from hwnas.profile.runners.preparation import onnx_graph  # needs torch
+
+        return onnx_graph(module, images, setting, precision="int8" if setting.precision == "int8" else "fp32")
+
+    def load(self, graph: bytes, images: Array, setting: Setting) -> OpenVinoSession:
+        """Compile a graph in the precision."""
         core, plugin = self._core_and_plugin(setting)
         return OpenVinoSession(graph, images, options=self._options(setting), core=core, plugin=plugin)
 
-    def compile(self, module: nn.Module, images: Tensor, setting: Setting) -> Any:
+    def compile(self, module: "nn.Module", images: "Tensor", setting: Setting) -> Any:
         """Compile a module as `prepare` does, and return OpenVINO's compiled network."""
-        graph = onnx_graph(module, images, setting, precision="int8" if setting.precision == "int8" else "fp32")
         core, plugin = self._core_and_plugin(setting)
+        graph = self.graph(module, images, setting)
         return core.compile_model(core.read_model(graph), plugin, self._options(setting))
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, the name of the device, and the options that are in effect there."""
-        import onnx
         import openvino
 
         core, plugin = self._core_and_plugin(setting)
@@ -170,8 +179,6 @@ class OpenVinoRunner:
         on_cpu = {"cpu_pinning": "false", "clock": cpu_clock()} if plugin == "CPU" else {}
         return {
             "openvino": openvino.__version__,
-            "onnx": onnx.__version__,
-            "torch": torch.__version__,
             "device": str(core.get_property(plugin, "FULL_DEVICE_NAME")),
             "precision": _shown(compiled.get_property("INFERENCE_PRECISION_HINT")),
             "streams": _shown(compiled.get_property("NUM_STREAMS")),

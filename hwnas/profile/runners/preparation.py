@@ -1,15 +1,14 @@
 """Bring a module into the form that a runtime takes: a copy in a precision on a device, or an ONNX graph."""
 
 import copy
-import functools
 
 import torch
 from torch import Tensor, nn
 
-from hwnas.devices import Cpu, Device, detect, require
 from hwnas.errors import InputError
-from hwnas.export.precision import QUANTISED_PRECISIONS, TORCH_DTYPES
+from hwnas.export.precision import TORCH_DTYPES
 from hwnas.profile.runners.runner import AVAILABLE, Availability
+from hwnas.profile.runners.this_machine import device_of
 from hwnas.records import Setting
 
 DTYPES = {**TORCH_DTYPES, "tf32": torch.float32}
@@ -17,33 +16,6 @@ DTYPES = {**TORCH_DTYPES, "tf32": torch.float32}
 
 GRAPH_EXPORTERS = ("composed", "dynamo", "dynamo-dynamic")
 """Values of `Setting.exporter` that produce a graph."""
-
-
-@functools.cache
-def _device(name: str) -> Device:
-    return require(name)
-
-
-def device_of(setting: Setting) -> Device:
-    """Return the device of a setting.
-
-    Raises:
-        MissingError: It is not in this machine.
-    """
-    return _device(setting.device)
-
-
-@functools.cache
-def this_cpu() -> Cpu:
-    """Return the CPU of this machine."""
-    return detect().cpu
-
-
-def emulation_note(setting: Setting, cpu: Cpu) -> str:
-    """Return a note if the CPU of a setting has no instructions for bf16; else an empty text."""
-    if device_of(setting).kind != "cpu" or setting.precision != "bf16" or cpu.has_bf16:
-        return ""
-    return f"{setting.device} has no bf16 instructions: {setting.runtime} emulates bf16, which is slow"
 
 
 def precision_supported(setting: Setting) -> Availability:
@@ -113,9 +85,8 @@ def onnx_graph(
     return data
 
 
-def quantisation_facts(setting: Setting) -> dict[str, str]:
-    """Return how a quantised graph got the scales of its activations; nothing in other precisions."""
-    if setting.precision not in QUANTISED_PRECISIONS:
-        return {}
-    is_static = setting.precision != "int8-dynamic"
-    return {"activation_scales": "from random images, for timing alone" if is_static else "computed in each run"}
+def exporter_facts() -> dict[str, str]:
+    """Return the versions of the packages that make graphs here."""
+    import onnx
+
+    return {"onnx": onnx.__version__, "torch": torch.__version__}

@@ -12,14 +12,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from hwnas.devices import Device
 from hwnas.errors import InputError, MissingError
 from hwnas.metrics import QUANTISED, RUNTIMES, Deployment
-from hwnas.records import Reason, Setting
+from hwnas.records import Reason, Setting, Subject
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 RUNTIME_PREFERENCE = ("tensorrt", "tensorrt-rtx", "torch-graph", "openvino", "onnxruntime", "torch")
@@ -28,6 +30,8 @@ RUNTIME_PREFERENCE = ("tensorrt", "tensorrt-rtx", "torch-graph", "openvino", "on
 Clock = Literal["thread", "process", "wall"]
 """The clock of a run on one thread: the CPU time of the calling thread, that of the process where the runtime hands the
 batch to a thread of its own, or the wall time alone where a device without a clock does the work."""
+
+Array: TypeAlias = "NDArray[np.float32]"
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +86,7 @@ class RuntimeSession(Protocol):
     def run_once(self) -> Sample:
         """Run the batch, wait until it is done and return its times."""
 
-    def outputs(self) -> "Tensor":
+    def outputs(self) -> "Tensor | Array":
         """Return the logits of the batch, in float32 on the CPU."""
 
     def memory_mb(self) -> float | None:
@@ -112,6 +116,16 @@ class EngineSession(RuntimeSession, Protocol):
 
     def save_engine(self, path: Path) -> None:
         """Write the engine that the session runs."""
+
+
+class RuntimeChecks(Protocol):
+    """The part of a runner that is asked before anything is measured, also about the runtimes of another machine."""
+
+    def available(self, device: Device) -> Availability:
+        """Check if the runtime is installed and can use this device of the machine."""
+
+    def supports(self, setting: Setting) -> Availability:
+        """Check if the runtime can run in a setting (precision, threads), as far as is known without a network."""
 
 
 @runtime_checkable
@@ -153,6 +167,17 @@ class Runner(Protocol):
         """
 
 
+@runtime_checkable
+class GraphRunner(Runner, Protocol):
+    """A runtime of ONNX graphs, which are made on one machine and may be loaded on another that has no torch."""
+
+    def graph(self, module: "nn.Module", images: "Tensor", setting: Setting) -> bytes:
+        """Export a module, as `prepare` does, to the graph that `load` takes."""
+
+    def load(self, graph: bytes, images: Array, setting: Setting) -> RuntimeSession:
+        """Bring a graph into the runtime, as `prepare` does with a module."""
+
+
 _on_progress: ContextVar[Callable[[], None]] = ContextVar("on_progress", default=lambda: None)
 
 
@@ -186,6 +211,25 @@ def load_runner(name: str) -> Runner:
     return runner
 
 
+def exporter_for(runtime: str, subject: Subject) -> str:
+    """Return how a runtime gets a network: as a module, as a graph composed from blocks, or as a graph by dynamo.
+
+    A head for detection or segmentation reads several blocks, so that its network is no chain of them.
+    """
+    if runtime.startswith("torch"):
+        return "module"
+    if subject.source != "space":
+        return "dynamo"
+    from hwnas.space.lookup import classifier_name  # a machine that is only measured on does without spaces
+
+    return "composed" if classifier_name(subject.name) == subject.name else "dynamo"
+
+
+def needs_cuda(device: Device) -> Availability:
+    """Return the availability of CUDA on a device that is no GPU of NVIDIA."""
+    return Availability(available=False, reason=f"CUDA needs an NVIDIA GPU, and {device.name} is none")
+
+
 def graph_precision(deployment: Deployment | None) -> str:
     """Return the precision of the graph that a deployment runs: some runtimes lower one in float32 by themselves."""
     if deployment is None or deployment.precision in (None, "tf32"):
@@ -194,28 +238,34 @@ def graph_precision(deployment: Deployment | None) -> str:
     return "fp32" if lowers and deployment.precision not in QUANTISED else str(deployment.precision)
 
 
-def default_runtime(device: Device) -> str:
-    """Return the preferred runtime that is available for a device of this machine.
+def default_runtime(device: Device, *, find: "Callable[[str], RuntimeChecks]" = load_runner) -> str:
+    """Return the preferred runtime that is available for a device.
+
+    Args:
+        device: A device of this machine, or of the machine that `find` asks.
+        find: Returns what can be asked about a runtime.
 
     Raises:
         MissingError: No runtime is available.
     """
     reasons = []
     for name in RUNTIME_PREFERENCE:
-        availability = load_runner(name).available(device)
+        availability = find(name).available(device)
         if availability.available:
             return name
         _log.debug("runtime %s cannot be used: %s", name, availability.reason)
         reasons.append(f"{name}: {availability.reason}")
-    message = f"no runtime can use {device.name} on this machine"
+    message = f"no runtime can use {device.name} on {'this' if find is load_runner else 'that'} machine"
     raise MissingError(message, got="; ".join(reasons), hint="hwnas doctor")
 
 
-def supporting_runtimes(setting: Setting, device: Device) -> tuple[str, ...]:
+def supporting_runtimes(
+    setting: Setting, device: Device, *, find: "Callable[[str], RuntimeChecks]" = load_runner
+) -> tuple[str, ...]:
     """Return the available runtimes that can run in a setting, whose own runtime is disregarded, by preference."""
     names = []
     for name in RUNTIME_PREFERENCE:
-        runner = load_runner(name)
+        runner = find(name)
         candidate = replace(setting, deployment=replace(setting.deployment, runtime=name))
         if runner.available(device).available and runner.supports(candidate).available:
             names.append(name)

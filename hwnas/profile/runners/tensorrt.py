@@ -37,8 +37,9 @@ from hwnas.export.tensorrt.settings import EnginePrecision, has_fp8
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache, read_timing_cache, sha256
 from hwnas.files import write_atomic
 from hwnas.profile.runners.cuda import CudaClock, cuda_available
-from hwnas.profile.runners.preparation import DTYPES, device_of, onnx_graph, quantisation_facts
-from hwnas.profile.runners.runner import AVAILABLE, Availability, MeasurementError, Sample, progress_callback
+from hwnas.profile.runners.preparation import DTYPES, onnx_graph
+from hwnas.profile.runners.runner import AVAILABLE, Array, Availability, MeasurementError, Sample, progress_callback
+from hwnas.profile.runners.this_machine import device_of, quantisation_facts
 from hwnas.records import Reason, Setting
 
 REASONS: Mapping[str, Reason] = {"unsupported": "unsupported", "memory": "memory", "crash": "crash", "build": "export"}
@@ -149,13 +150,20 @@ class TensorRtRunner:
 
     def prepare(self, module: nn.Module, images: Tensor, setting: Setting) -> TensorRtSession:
         """Build an engine for this batch and capture a run of it."""
+        return self.load(self.graph(module, images, setting), images.numpy(), setting)
+
+    def graph(self, module: nn.Module, images: Tensor, setting: Setting) -> bytes:
+        """Export a module to the graph of a setting."""
+        return onnx_graph(module, images, setting, int8_rest="fp16")
+
+    def load(self, graph: bytes, images: Array, setting: Setting) -> TensorRtSession:
+        """Build an engine from a graph for this batch and capture a run of it."""
         on_progress = progress_callback()
-        graph = onnx_graph(module, images, setting, int8_rest="fp16")
         on_progress()
         try:
             built = build_engine(graph, self._settings(setting), gpu=self._find_gpu(), on_progress=on_progress)
-            cuda = self._make_cuda()
-            execution = Execution(built.engine, images, cuda=cuda, library=self.name, on_progress=on_progress)
+            cuda, batch = self._make_cuda(), torch.from_numpy(images)
+            execution = Execution(built.engine, batch, cuda=cuda, library=self.name, on_progress=on_progress)
         except TensorRtError as error:
             message = error.message if error.got is None else f"{error.message}: {error.got}"
             raise MeasurementError(REASONS[error.kind], message, hint=error.hint) from error

@@ -14,8 +14,9 @@ from hwnas.devices import Device
 from hwnas.devices.memory import peak_mb, release_free_memory, reset_peak, resident_mb
 from hwnas.errors import InputError
 from hwnas.profile.runners.cuda import CudaClock, CudaMemory, cuda_available, cuda_facts
-from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, device_of, precision_supported
+from hwnas.profile.runners.preparation import DTYPES, configure_torch, copy_module, precision_supported
 from hwnas.profile.runners.runner import AVAILABLE, Availability, Sample, run_timed
+from hwnas.profile.runners.this_machine import device_of
 from hwnas.records import Setting
 
 _RUNS_BEFORE_CAPTURE = 3

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hwnas.devices import DEVICES, Device, detect
 from hwnas.metrics import QUANTISED, RUNTIMES, Precision
 from hwnas.profile.parity import expected_logits, parity_tolerance, require_agreement, require_parity
-from hwnas.profile.runners.preparation import device_of
 from hwnas.profile.runners.runner import Runner, RuntimeSession, load_runner
+from hwnas.profile.runners.this_machine import device_of
 from hwnas.records import Setting
 from tests.records.rows import make_setting
 
@@ -99,7 +99,7 @@ def test_a_precision_that_nothing_has_is_refused_with_a_reason(runner: Runner, s
 def test_outputs_are_those_of_torch(session: RuntimeSession, images: Tensor) -> None:
     with torch.inference_mode():
         expected = seeded()(images)
-    found = session.outputs()
+    found = torch.as_tensor(session.outputs())
     assert found.dtype == torch.float32
     assert found.device.type == "cpu"
     assert torch.allclose(found, expected, atol=1e-5)
@@ -139,7 +139,7 @@ def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images
         pytest.skip(runner.supports(half).reason)
     module = seeded()
     prepared = runner.prepare(module, images, half)
-    outputs, expected = prepared.outputs(), expected_logits(module, images)
+    outputs, expected = torch.as_tensor(prepared.outputs()), expected_logits(module, images)
     prepared.close()
     assert not torch.equal(outputs, expected), "computed in float32"
     require_parity(
@@ -167,4 +167,4 @@ def test_facts_are_texts_with_a_version(runner: Runner, setting: Setting) -> Non
     facts = runner.facts(setting)
     assert all(isinstance(value, str) and value for value in facts.values())
     assert facts == runner.facts(setting)
-    assert any(name in facts for name in ("torch", "onnxruntime", "tensorrt"))
+    assert any(name in facts for name in ("torch", "onnxruntime", "openvino", "tensorrt"))

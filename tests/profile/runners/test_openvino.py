@@ -90,7 +90,8 @@ def test_bfloat16_is_in_effect() -> None:
     assert OpenVinoRunner().facts(setting(precision="bf16"))["precision"] == "bf16"
     bf16 = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_PRECISION_HINT": "bf16"}, core=CORE)
     fp32 = OpenVinoSession(product_graph(), images(), options=FP32, core=CORE)
-    assert 1e-4 < (bf16.outputs() - fp32.outputs()).abs().max() / fp32.outputs().abs().max() < 1e-2
+    difference = np.abs(bf16.outputs() - fp32.outputs()).max()
+    assert 1e-4 < difference / np.abs(fp32.outputs()).max() < 1e-2
 
 
 def test_a_cpu_that_emulates_bfloat16_is_refused_with_the_reason() -> None:
@@ -126,8 +127,7 @@ def test_a_quantised_product_runs_in_int8() -> None:
     assert precision in ("i8", "u8")
     expected = OpenVinoSession(product_graph(), images(), options=FP32, core=CORE).outputs()
     # Sums of products saturate on CPUs without VNNI, so that single values may be far off.
-    both = torch.stack([session.outputs().flatten(), expected.flatten()])
-    assert torch.corrcoef(both)[0, 1] > 0.95
+    assert np.corrcoef(session.outputs().ravel(), expected.ravel())[0, 1] > 0.95
 
 
 def test_an_option_that_openvino_replaced_is_an_error() -> None:

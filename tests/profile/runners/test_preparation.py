@@ -11,7 +11,8 @@ from hwnas.devices import DEVICES, detect
 from hwnas.errors import InputError
 from hwnas.profile.networks import build_subject, seeded_images
 from hwnas.profile.runners import preparation
-from hwnas.profile.runners.preparation import DTYPES, configure_torch, emulation_note, onnx_graph
+from hwnas.profile.runners.preparation import DTYPES, configure_torch, onnx_graph
+from hwnas.profile.runners.this_machine import emulation_note
 from hwnas.profile.subjects import space_subject
 from hwnas.space import SPACES
 from tests.records.rows import make_setting

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.profile.runners.cuda import THROTTLE_REASONS, Nvml, open_nvml
+from hwnas.profile.runners.nvml import THROTTLE_REASONS, Nvml, open_nvml
 from hwnas.records import DeviceState
 
 POLICIES = {0: "POWER", 1: "THERMAL", 2: "SYNC_BOOST", 3: "BOARD_LIMIT", 5: "RELIABILITY"}
@@ -34,7 +34,7 @@ class Counter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, watts: float, run_s: float) -> None:
         self.seconds, self.runs = 0.0077, 0
         self._watts, self._run_s = watts, run_s
-        monkeypatch.setattr("hwnas.profile.runners.cuda.time.perf_counter", lambda: self.seconds)
+        monkeypatch.setattr("hwnas.profile.runners.nvml.time.perf_counter", lambda: self.seconds)
 
     def read(self, handle: object) -> int:
         ticks = int(self.seconds / 0.02)

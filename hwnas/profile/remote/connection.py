@@ -1,0 +1,341 @@
+"""A connection to the agent of a host: a process whose standard streams lead there, such as the system's ssh."""
+
+import hashlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+from hwnas.config import from_mapping, shown
+from hwnas.errors import HwnasError, InputError, MissingError
+from hwnas.files import printable
+from hwnas.profile.remote.package import agent_code
+from hwnas.profile.remote.protocol import (
+    HEARTBEAT_S,
+    MARK,
+    MAX_LINE_BYTES,
+    PROTOCOL,
+    Hello,
+    Refusal,
+    Welcome,
+    parse_line,
+    write_message,
+)
+
+_log = logging.getLogger(__name__)
+
+_MAX_NOISE_BYTES = 1 << 16
+"""Bytes that a login shell may print before the agent does."""
+
+_TAIL_BYTES = 600
+_END_S = 5.0
+_LOCALE = {"LC_ALL": "C"}
+"""ssh's messages are quoted in errors, in English as these are."""
+
+
+class ConnectionLostError(Exception):
+    """The agent no longer answers: the connection, the host or the agent is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """Times after which a host is taken to be gone."""
+
+    start_s: float = 120.0
+    """For the first line of the agent: a slow login, and its imports."""
+    silence_s: float = 12 * HEARTBEAT_S
+    """Without a line from the agent, which sends one every few seconds."""
+    retry_s: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 60)
+    """Waits before the attempts to connect again; the last one repeats."""
+    give_up_s: float = 900.0
+    """Time without a connection after which the host is given up."""
+
+
+class HostProcess:
+    """One connection: it ends for good with its process.
+
+    Args:
+        command: The command whose standard streams are those of the agent.
+        hello: The campaign.
+        send_code: The command starts the bootstrap, which takes the code first.
+        host: Name of the host, for messages.
+        limits: Times after which it is given up.
+    """
+
+    def __init__(
+        self, command: Sequence[str], hello: Hello, *, send_code: bool, host: str, limits: ConnectionLimits
+    ) -> None:
+        self._host, self._limits, self._buffer = host, limits, b""
+        self._lock = threading.Lock()
+        self.sent: set[str] = set()
+        """Payloads that the agent has."""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+                env={**os.environ, **_LOCALE},
+            )
+        except OSError as error:
+            self._errors.close()
+            hint = "install an OpenSSH client, or HWNAS_SSH=COMMAND"
+            message = f"{printable(command[0])} must be able to start, to connect to {host}"
+            raise MissingError(message, got=error.strerror or str(error), hint=hint) from error
+        try:
+            self.welcome = self._begin(hello, send_code=send_code)
+        except BaseException:
+            self.end()
+            raise
+
+    def request(self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+        """Send a request and return its answer.
+
+        Raises:
+            ConnectionLostError: The agent no longer answers.
+            InputError: The agent answers with something else than a message.
+        """
+        self._send(values, payloads)
+        while "alive" in (answer := self._receive(self._limits.silence_s)):
+            pass
+        return answer
+
+    def stop(self) -> None:
+        """Ask the agent to end, and what it measures with it; from any thread."""
+        with suppress(ConnectionLostError):
+            self._send({"stop": True})
+
+    def end(self) -> None:
+        """Close the streams, and end the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError, ValueError):
+                cast("BinaryIO", stream).close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+        if not self._errors.closed:
+            self._errors.close()
+
+    def kill(self) -> None:
+        """Kill the process, from any thread."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _begin(self, hello: Hello, *, send_code: bool) -> Welcome:
+        first: dict[str, Any] = vars(hello)
+        code = agent_code() if send_code else b""
+        if send_code:
+            first = {"num_bytes": len(code), "sha256": hashlib.sha256(code).hexdigest(), "hello": first}
+        with suppress(ConnectionLostError):  # an agent that is refused answers without reading
+            self._send(first, code=code)
+        values = self._first_line()
+        if "refused" in values:
+            refusal = from_mapping(Refusal, values["refused"], where=f"{self._host}: refused")
+            raise refused(self._host, refusal)
+        if values.get(MARK) != PROTOCOL:
+            message = f"{self._host}: the agent there must be of the same version of hwnas"
+            raise InputError(message, got=shown(values.get(MARK)), known=[PROTOCOL])
+        return from_mapping(Welcome, values.get("welcome"), where=f"{self._host}: welcome")
+
+    def _first_line(self) -> dict[str, Any]:
+        """The first line of the agent, after whatever the login printed."""
+        noise, end_s = 0, time.monotonic() + self._limits.start_s
+        while not (line := self._read_line(max(0.0, end_s - time.monotonic()))).startswith(f'{{"{MARK}"'.encode()):
+            if line.startswith(b'{"alive"'):  # it waits for the machine
+                end_s = time.monotonic() + self._limits.start_s
+                continue
+            noise += len(line)
+            if noise > _MAX_NOISE_BYTES:
+                raise InputError(f"{self._host} must start the agent", got=shown(line[:80].decode(errors="replace")))
+        return parse_line(line, source=self._host)
+
+    def _send(self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None, code: bytes = b"") -> None:
+        stream = cast("BinaryIO", self._process.stdin)
+        with self._lock:
+            try:
+                write_message(stream, values, payloads)
+                if code:
+                    stream.write(code)
+                    stream.flush()
+            except (OSError, ValueError) as error:
+                raise ConnectionLostError(self._reason()) from error
+        self.sent |= set(payloads or {})
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        return parse_line(self._read_line(timeout_s), source=self._host)
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        end_s, stream = time.monotonic() + timeout_s, cast("BinaryIO", self._process.stdout)
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > MAX_LINE_BYTES:
+                raise InputError(f"a line from {self._host} must have at most {MAX_LINE_BYTES} bytes")
+            poller = select.poll()
+            poller.register(stream, select.POLLIN)
+            if not poller.poll(max(0.0, 1000 * (end_s - time.monotonic()))):
+                raise ConnectionLostError(f"nothing came from it for {timeout_s:.0f} s")
+            chunk = os.read(stream.fileno(), 1 << 16)
+            if not chunk:
+                raise ConnectionLostError(self._reason())
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _reason(self) -> str:
+        """The end of what ssh, or the program there, said."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        size = os.fstat(self._errors.fileno()).st_size
+        data = os.pread(self._errors.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        said = printable(" ".join(data.decode("utf-8", errors="replace").split()), limit=_TAIL_BYTES)
+        return said or f"the connection was closed (code {self._process.returncode})"
+
+
+def refused(host: str, refusal: Refusal) -> HwnasError:
+    """Return the error of an agent that cannot measure."""
+    texts = {name: printable(str(text), limit=600) for name, text in vars(refusal).items() if text is not None}
+    kinds = {"python": MissingError, "package": MissingError}
+    kind = kinds.get(refusal.kind, InputError)
+    return kind(f"{host}: {texts['message']}", got=texts.get("got"), hint=texts.get("hint"))
+
+
+class HostConnection:
+    """The agent of a host, connected again whenever the connection is lost.
+
+    Args:
+        command: The command whose standard streams are those of the agent.
+        hello: The campaign.
+        send_code: The command starts the bootstrap, which takes the code first.
+        host: Name of the host, for messages.
+        limits: Times after which it is given up.
+        on_message: Called when a connection is lost and when there is one again.
+        sleep: Waits; tests replace it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        hello: Hello,
+        *,
+        send_code: bool = True,
+        host: str,
+        limits: ConnectionLimits | None = None,
+        on_message: Callable[[str], None] = lambda text: None,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        self.host = host
+        self._command, self._hello, self._send_code = tuple(command), hello, send_code
+        self._limits, self._on_message = limits or ConnectionLimits(), on_message
+        self._ended = threading.Event()
+        self._sleep = sleep or self._ended.wait
+        self._lock = threading.RLock()
+        self._settings: dict[str, Any] = {}
+        try:
+            self._process: HostProcess | None = self._connect()
+        except ConnectionLostError as error:
+            hint = f"ssh {host} must log in without a question: keys, known_hosts and ~/.ssh/config are ssh's own"
+            raise InputError(f"{host} must be reachable by ssh", got=str(error), hint=hint) from error
+        self.welcome = self._process.welcome
+
+    def request(
+        self,
+        values: Mapping[str, Any],
+        payloads: Mapping[str, bytes] | None = None,
+        *,
+        key: str | None = None,
+        on_reconnect: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """Send a request, again after each loss of the connection, and return its answer.
+
+        Args:
+            values: The request.
+            payloads: Bytes that it needs, by SHA-256; those that the agent has are not sent again.
+            key: Key of a measurement: its result is taken if the agent finished it after the connection was lost.
+            on_reconnect: Called after each new connection, before the request is sent again.
+
+        Raises:
+            InputError: The host is gone, or it is another machine, system or version than before.
+        """
+        with self._lock:
+            while True:
+                try:
+                    process = self._connected()
+                    found = process.welcome.undelivered
+                    if key is not None and found is not None and found.get("key") == key:
+                        return dict(found)
+                    missing = {name: data for name, data in (payloads or {}).items() if name not in process.sent}
+                    request = values if key is None else {**values, "key": key}
+                    return process.request(request, missing)
+                except ConnectionLostError as error:
+                    self._reconnect(error)
+                    on_reconnect()
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Note that the agent no longer has some payloads."""
+        if self._process is not None:
+            self._process.sent -= set(names)
+
+    def interrupt(self) -> None:
+        """End the connection for good, from any thread, and what is measured there with it."""
+        self._ended.set()
+        process = self._process
+        if process is not None:
+            process.stop()
+            process.kill()
+
+    def close(self) -> None:
+        """End the agent and the connection."""
+        self._ended.set()
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop()
+            process.end()
+
+    def _connect(self) -> HostProcess:
+        return HostProcess(self._command, self._hello, send_code=self._send_code, host=self.host, limits=self._limits)
+
+    def _connected(self) -> HostProcess:
+        if self._process is None or self._ended.is_set():
+            raise InputError(f"the connection to {self.host} must be open")
+        return self._process
+
+    def _reconnect(self, error: ConnectionLostError) -> None:
+        """Connect again, with growing waits; what the host was must not have changed."""
+        if self._ended.is_set():
+            raise InputError(f"the connection to {self.host} was ended") from error
+        if self._process is not None:
+            self._process.kill()
+            self._process.end()
+            self._process = None
+        self._on_message(f"{self.host}: the connection was lost ({error}); connecting again")
+        begin, waits = time.monotonic(), list(self._limits.retry_s)
+        while True:
+            self._sleep(waits[0] if len(waits) == 1 else waits.pop(0))
+            if self._ended.is_set():
+                raise InputError(f"the connection to {self.host} was ended") from error
+            try:
+                self._process = self._connect()
+                break
+            except ConnectionLostError as again:
+                if time.monotonic() - begin > self._limits.give_up_s:
+                    message = f"{self.host} is gone: no connection for {self._limits.give_up_s:.0f} s"
+                    hint = "everything measured is kept; the same command resumes once the host is back"
+                    raise InputError(message, got=str(again), hint=hint) from again
+                _log.info("%s: no connection yet: %s", self.host, again)
+        found = self._process.welcome
+        if (found.machine, found.software) != (self.welcome.machine, self.welcome.software):
+            message = f"{self.host} must stay the same machine, system and versions during a campaign"
+            raise InputError(message, got="another one after the connection was lost", hint="run the command again")
+        self._on_message(f"{self.host}: connected again")
