@@ -54,6 +54,7 @@ COMMANDS = (
     CommandRow("train", "hwnas.cli.train:train", "Train a weight-sharing supernet or a single network."),
     CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "Evaluate networks on held-out or test images."),
     CommandRow("profile", "hwnas.cli.profile:profile", "Measure networks on a device."),
+    CommandRow("agent", "hwnas.cli.agent:agent", "Measure what a campaign on another machine asks for."),
     CommandRow("profiles", "hwnas.cli.profiles:profiles", "List measured profiles, show or import one."),
     CommandRow("fit", "hwnas.cli.fit:fit", "Fit latency predictors to measured profiles."),
     CommandRow("predict", "hwnas.cli.predict:predict", "Predict the latency of networks on a device."),

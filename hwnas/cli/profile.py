@@ -1,6 +1,7 @@
 """`hwnas profile`: measure networks on a device, and print the quality of the measurements."""
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,12 @@ from hwnas.cli.progress import console_reporter
 from hwnas.data_paths import PROFILES
 from hwnas.errors import CheckFailedError, Interrupted, UsageError, signal_number
 from hwnas.pipeline.measure import MeasureResult, measure_plan, measure_precisions
+from hwnas.pipeline.measure_fleet import measure_fleet
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.options import MAX_NETWORKS, CampaignOptions
 from hwnas.profile.plan import WrittenPlan, write_plan
+from hwnas.profile.remote.fleet import FLEET_COLUMNS, fleet_cells, load_fleet
+from hwnas.profile.remote.host import RemoteHosts, parse_hosts
 from hwnas.profile.results import ProfileQuality, ReasonCount, require_measured, require_stable
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ _RUN_PARAMETERS = (
     "check_with",
     "as_json",
     "plan_only",
+    "on",
+    "remote_python",
 )
 """Parameters that a plan does not contain, so that they can be given with one."""
 
@@ -140,6 +146,13 @@ _RUN_PARAMETERS = (
     type=click.Choice(["trtexec"]),
     help="Time two engines of each batch size with NVIDIA's program as well, before the campaign (--runtime tensorrt).",
 )
+@click.option("--on", metavar="HOSTS", help="Measure on other machines that are equal, by ssh: user@host[,host2].")
+@click.option(
+    "--remote-python", default="python3", show_default=True, help="Python of the machines of --on, 3.10 or later."
+)
+@click.option(
+    "--fleet", type=PATH, help="Measure on the machines of a fleet file, with the devices and runtimes that it names."
+)
 @click.option("--limit-minutes", type=MINUTES, show_default="60", help="Time limit for one network.")
 @click.option("--plan-only", is_flag=True, help="Write the plan to --out and measure nothing.")
 @click.option("--plan", type=PATH, help="Measure the networks of a plan.")
@@ -165,14 +178,17 @@ def profile(
     precisions: tuple[str, ...],
     supernet: Path | None,
     landmarks: bool,
+    on: str | None,
+    remote_python: str,
+    fleet: Path | None,
     **values: Any,
 ) -> None:
     """Measure networks on a device.
 
     Networks of a space are exported and timed, each in strict alternation with DeiT-Ti. The same command resumes an
-    interrupted campaign. To measure on another machine, write a plan here (--plan-only --out plan.jsonl), run it there
-    (--plan plan.jsonl), and copy its folder of profiles back. Several equal GPUs share the networks with --gpus all.
-    Ten landmark networks (--landmarks) characterise a device in minutes.
+    interrupted campaign. To measure on other machines, name them (--on user@host), or a fleet of them (--fleet FILE);
+    one without ssh gets a plan (--plan-only --out plan.jsonl, there --plan plan.jsonl). Several equal GPUs share the
+    networks with --gpus all. Ten landmark networks (--landmarks) characterise a device in minutes.
     """
     _require_one_source(context, plan=plan, plan_only=plan_only, out=out)
     if landmarks:
@@ -184,6 +200,7 @@ def profile(
         raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
     if check_with is not None and plan_only:
         raise UsageError("--check-with needs the GPU, where the plan is measured", got="--plan-only")
+    _require_one_place(context, on=on, fleet=fleet)
     goal = _goal(until, order, planned=plan_only or plan is not None)
     values |= {"batches": tuple(batch for batch in batches if batch), "peak_batch": None in batches}
     values["landmarks"] = landmarks
@@ -193,8 +210,18 @@ def profile(
             raise UsageError("a plan is of one precision", got=",".join(precisions), hint="one plan for each")
         _print_planned(write_plan(replace(options, out=Path(PROFILES)), options.out), as_json=as_json)
         return
-    environment = None if limit_minutes is None else CampaignEnvironment.of_this_machine(limit_s=60 * limit_minutes)
-    with console_reporter() as reporter:
+    if fleet is not None:
+        _profile_fleet(fleet, replace(options, precision=precisions[0]), retry=retry, strict=strict, as_json=as_json)
+        return
+    limit_s = None if limit_minutes is None else 60 * limit_minutes
+    with console_reporter() as reporter, ExitStack() as stack:
+        environment = (
+            None if limit_s is None or on is not None else CampaignEnvironment.of_this_machine(limit_s=limit_s)
+        )
+        if on is not None:
+            hosts = parse_hosts(on, python=remote_python)
+            remote = stack.enter_context(RemoteHosts(hosts, on_message=reporter.message, limit_s=limit_s))
+            environment = remote.environment()
         shared: dict[str, Any] = {"new": new, "retry": retry, "gpus": () if gpus is None else tuple(gpus.split(","))}
         shared |= {"reporter": reporter, "campaign_environment": environment}
         shared["check_with_trtexec"] = check_with is not None
@@ -208,12 +235,59 @@ def profile(
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
             command = (*command, *(() if gpus is None else ("--gpus", gpus)))
+            command = (*command, *(() if on is None else ("--on", on)))
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
             raise Interrupted(message, number=signal_number(stopped)) from stopped
     _print_measured(measured, folder=out, as_json=as_json)
     qualities = [(item.name, item.quality) for result in measured for item in result.profiles]
     for result in measured:
         _require_all_batches(result)
+    require_measured(qualities)
+    if strict:
+        require_stable(qualities)
+
+
+def _require_one_place(context: click.Context, *, on: str | None, fleet: Path | None) -> None:
+    """Refuse options that say twice where networks are measured, or what only this machine can do."""
+    if on is None and fleet is None:
+        return
+    here = {"gpus": "--gpus", "check_with": "--check-with", "plan_only": "--plan-only"}
+    if fleet is not None:
+        here |= {"on": "--on", "plan": "--plan", "until": "--until", "device": "--device", "runtime": "--runtime"}
+        here |= {"limit_minutes": "--limit-minutes", "new": "--new", "remote_python": "--remote-python"}
+    given = [
+        option
+        for name, option in here.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        place = "--on" if fleet is None else "--fleet"
+        raise UsageError(f"{place} excludes these options", got=" ".join(given), hint="leave them out")
+
+
+def _profile_fleet(path: Path, options: CampaignOptions, *, retry: bool, strict: bool, as_json: bool) -> None:
+    """Measure on a fleet, and print who did what and the quality of the profiles."""
+    fleet = load_fleet(path)
+    with console_reporter() as reporter:
+        try:
+            result = measure_fleet(fleet, options, retry=retry, reporter=reporter)
+        except KeyboardInterrupt as stopped:
+            words = [*options.command(), "--fleet", str(path)]
+            index = words.index("--device")
+            command = shlex.join([*words[:index], *words[index + 2 :]])
+            raise Interrupted(
+                f"everything measured is kept\n  try     {command}", number=signal_number(stopped)
+            ) from stopped
+    if as_json:
+        print_json({"hosts": result.rows, "campaigns": [_measured_values(item) for item in result.campaigns]})
+    else:
+        print_table([*FLEET_COLUMNS], fleet_cells(result.rows))
+        print_line()
+        for campaign in result.campaigns:
+            _print_campaign(campaign)
+            print_line()
+    qualities = [(item.name, item.quality) for campaign in result.campaigns for item in campaign.profiles]
+    result.require_complete()
     require_measured(qualities)
     if strict:
         require_stable(qualities)

@@ -268,7 +268,7 @@ def _run(
         opener = StoreOpener(
             out=options.out,
             new=options.new,
-            explicit=options.out != Path(PROFILES),
+            explicit=options.out != Path(PROFILES) and not environment.keeps_apart,
             device=device,
             environment=environment,
             crew=crew,

@@ -59,6 +59,8 @@ class CampaignEnvironment:
     software: Environment
     start: Callable[[str | None], Measurer]
     """Starts a worker process on the GPU of a UUID; None: on the CPU, or on whatever GPU CUDA lists first."""
+    keeps_apart: bool = False
+    """Profiles of several environments are put next to each other also in a folder that the user named."""
 
     @classmethod
     def of_this_machine(cls, *, limit_s: float | None = None) -> "CampaignEnvironment":

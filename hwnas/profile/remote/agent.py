@@ -74,8 +74,10 @@ def main(hello: Mapping[str, Any] | None = None) -> None:
     os.dup2(2, 1)
     channel = Channel(answers)
     try:
-        first = hello if hello is not None else _first_line(requests)
-        _serve(_checked(first), requests, channel)
+        if hello is None:
+            channel.send({MARK: PROTOCOL, "ready": True})
+            hello = _first_line(requests)
+        _serve(_checked(hello), requests, channel)
     except RefusedError as refused:
         channel.send({MARK: PROTOCOL, "refused": to_mapping(refused.refusal)})
     except HwnasError as error:

@@ -56,6 +56,8 @@ def sha256(path: str) -> str:
 def start() -> None:
     """Take the code and start the agent in it."""
     require_packages()
+    sys.stdout.write(json.dumps({"hwnas_agent": "hwnas.agent/1", "ready": True}) + "\n")
+    sys.stdout.flush()
     stream = sys.stdin.buffer
     head = json.loads(stream.readline(100000).decode())
     data = stream.read(head["num_bytes"])

@@ -1,6 +1,7 @@
 """A connection to the agent of a host: a process whose standard streams lead there, such as the system's ssh."""
 
 import hashlib
+import io
 import logging
 import os
 import select
@@ -92,6 +93,7 @@ class HostProcess:
             hint = "install an OpenSSH client, or HWNAS_SSH=COMMAND"
             message = f"{printable(command[0])} must be able to start, to connect to {host}"
             raise MissingError(message, got=error.strerror or str(error), hint=hint) from error
+        os.set_blocking(cast("BinaryIO", self._process.stdin).fileno(), False)
         try:
             self.welcome = self._begin(hello, send_code=send_code)
         except BaseException:
@@ -139,22 +141,25 @@ class HostProcess:
         code = agent_code() if send_code else b""
         if send_code:
             first = {"num_bytes": len(code), "sha256": hashlib.sha256(code).hexdigest(), "hello": first}
-        with suppress(ConnectionLostError):  # an agent that is refused answers without reading
-            self._send(first, code=code)
+        self._marked_line()  # from then on, somebody reads what is sent
+        self._send(first, code=code)
+        return from_mapping(Welcome, self._marked_line().get("welcome"), where=f"{self._host}: welcome")
+
+    def _marked_line(self) -> dict[str, Any]:
+        """A line with which the agent begins, unless it refuses to."""
         values = self._first_line()
-        if "refused" in values:
-            refusal = from_mapping(Refusal, values["refused"], where=f"{self._host}: refused")
-            raise refused(self._host, refusal)
         if values.get(MARK) != PROTOCOL:
             message = f"{self._host}: the agent there must be of the same version of hwnas"
             raise InputError(message, got=shown(values.get(MARK)), known=[PROTOCOL])
-        return from_mapping(Welcome, values.get("welcome"), where=f"{self._host}: welcome")
+        if "refused" in values:
+            raise refused(self._host, from_mapping(Refusal, values["refused"], where=f"{self._host}: refused"))
+        return values
 
     def _first_line(self) -> dict[str, Any]:
-        """The first line of the agent, after whatever the login printed."""
+        """The next line with the mark of the agent, after whatever the login printed."""
         noise, end_s = 0, time.monotonic() + self._limits.start_s
         while not (line := self._read_line(max(0.0, end_s - time.monotonic()))).startswith(f'{{"{MARK}"'.encode()):
-            if line.startswith(b'{"alive"'):  # it waits for the machine
+            if len(line) < 100 and line.startswith(b'{"alive"'):  # it waits for the machine
                 end_s = time.monotonic() + self._limits.start_s
                 continue
             noise += len(line)
@@ -162,17 +167,29 @@ class HostProcess:
                 raise InputError(f"{self._host} must start the agent", got=shown(line[:80].decode(errors="replace")))
         return parse_line(line, source=self._host)
 
-    def _send(self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None, code: bytes = b"") -> None:
-        stream = cast("BinaryIO", self._process.stdin)
+    def _send(
+        self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None, *, code: bytes = b""
+    ) -> None:
+        message = io.BytesIO()
+        write_message(message, values, payloads)
         with self._lock:
             try:
-                write_message(stream, values, payloads)
-                if code:
-                    stream.write(code)
-                    stream.flush()
+                self._write(memoryview(message.getbuffer()))
+                self._write(memoryview(code))
             except (OSError, ValueError) as error:
                 raise ConnectionLostError(self._reason()) from error
         self.sent |= set(payloads or {})
+
+    def _write(self, data: memoryview) -> None:
+        """Write bytes, of which some are taken now and then as long as the host is there."""
+        descriptor = cast("BinaryIO", self._process.stdin).fileno()
+        poller = select.poll()
+        poller.register(descriptor, select.POLLOUT)
+        while data:
+            if not poller.poll(1000 * self._limits.silence_s):
+                raise ConnectionLostError(f"it took nothing for {self._limits.silence_s:.0f} s")
+            with suppress(BlockingIOError):
+                data = data[os.write(descriptor, data[: 1 << 16]) :]
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         return parse_line(self._read_line(timeout_s), source=self._host)

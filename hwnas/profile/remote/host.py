@@ -20,12 +20,12 @@ from hwnas.devices import Device
 from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.files import WriterLock, printable, require_file_name
 from hwnas.profile.crew import Measurer, WorkerPair
-from hwnas.profile.environment import CampaignEnvironment
+from hwnas.profile.environment import PACKAGES, CampaignEnvironment
 from hwnas.profile.network_timer import classify_failure
 from hwnas.profile.remote.connection import ConnectionLimits, HostConnection
 from hwnas.profile.remote.graphs import MadeGraph, make_graph
 from hwnas.profile.remote.package import bootstrap, code_digest
-from hwnas.profile.remote.protocol import Hello
+from hwnas.profile.remote.protocol import Hello, Welcome
 from hwnas.profile.runners.runner import Availability, RuntimeChecks, exporter_for
 from hwnas.profile.worker_messages import (
     MeasurementTask,
@@ -280,6 +280,7 @@ class RemoteHosts:
         limits: Times after which a host is given up.
         limit_s: Time after which a network is given up; None: an hour.
         commands: Commands in place of ssh, by address; tests use them.
+        make: Makes graphs; tests replace it.
     """
 
     def __init__(
@@ -290,11 +291,12 @@ class RemoteHosts:
         limits: ConnectionLimits | None = None,
         limit_s: float | None = None,
         commands: Mapping[str, Sequence[str]] | None = None,
+        make: Callable[..., MadeGraph] = make_graph,
     ) -> None:
         twice = {host.address for host in hosts if [other.address for other in hosts].count(host.address) > 1}
         if twice:
             raise UsageError("each host must be named once", got=", ".join(sorted(twice)))
-        self.hosts = tuple(hosts)
+        self.hosts, self._make = tuple(hosts), make
         self._stack = ExitStack()
         self.connections: dict[str, HostConnection] = {}
         try:
@@ -324,25 +326,80 @@ class RemoteHosts:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def interrupt(self) -> None:
+        """End what is measured, from any thread, for good."""
+        for connection in self.connections.values():
+            connection.interrupt()
+
     def close(self) -> None:
         """End all agents."""
         self._stack.close()
 
-    def environment(self, addresses: Collection[str] | None = None) -> "HostEnvironment":
-        """Return the environment of a campaign on all hosts, or on some of them."""
-        hosts = [host for host in self.hosts if addresses is None or host.address in addresses]
-        connections = [self.connections[host.address] for host in hosts]
-        first, here = connections[0].welcome, environment()
+    @property
+    def welcomes(self) -> list[Welcome]:
+        """What the agents said about their machines."""
+        return [connection.welcome for connection in self.connections.values()]
+
+    def environment(self, *, among: "Sequence[RemoteHosts]" = (), keeps_apart: bool = False) -> "HostEnvironment":
+        """Return the environment of a campaign on these hosts, and on those of others.
+
+        Raises:
+            InputError: Two hosts differ in their devices, system or versions.
+        """
+        everyone = [*self.connections.items(), *(item for other in among for item in other.connections.items())]
+        by_address = {host.address: host for other in (self, *among) for host in other.hosts}
+        (address, connection), *others = everyone
+        first, here = connection.welcome, environment()
+        for other_address, other in others:
+            different = differences(first, other.welcome)
+            if different:
+                message = f"the hosts of one campaign must be equal, {address} and {other_address} too"
+                hint = "a fleet file, in which hosts may differ, or one command for each of them"
+                raise InputError(message, got="; ".join(different), hint=hint)
         software = replace(
             first.software, commit=here.commit, modified=here.modified, commit_problem=here.commit_problem
         )
         return HostEnvironment(
             machine=first.machine,
             software=software,
-            start=lambda gpu: RemoteMeasurer(connections[0], slot=0, gpu=gpu),
-            hosts=tuple(zip(hosts, connections, strict=True)),
+            start=lambda gpu: RemoteMeasurer(connection, slot=0, gpu=gpu, make=self._make),
+            make=self._make,
+            hosts=tuple((by_address[name], item) for name, item in everyone),
             exporter=here,
+            keeps_apart=keeps_apart,
         )
+
+
+def equality_key(welcome: Welcome, runtime: str | None = None) -> tuple[tuple[str, str], ...]:
+    """Return all facts about a host that must be equal for rows of one profile, as far as they are known beforehand.
+
+    Args:
+        welcome: What its agent said.
+        runtime: A runtime; None: any.
+    """
+    software, machine = welcome.software, welcome.machine
+    facts = {
+        "devices": ", ".join(device.name for device in machine.devices),
+        "cpu": machine.cpu.model,
+        "drivers": ", ".join(sorted({gpu.driver for gpu in machine.gpus})),
+        "system": f"{software.system} {software.release} {software.machine}",
+        "python": software.python,
+    }
+    unused = _EXPORTERS if runtime is not None and not runtime.startswith("torch") else ()
+    versions = dict(entry.split("==", 1) for entry in software.packages if "==" in entry)
+    facts |= {name: versions[name] for name in PACKAGES if name in versions and name not in unused}
+    return tuple(facts.items())
+
+
+def differences(first: Welcome, second: Welcome) -> list[str]:
+    """Return what differs between two hosts, but for packages that only make graphs."""
+    one, two = (dict(equality_key(welcome, "any")) for welcome in (first, second))
+    names = dict.fromkeys((*one, *two))
+    return [
+        f"{name} {printable(one.get(name, 'none'), limit=100)} and {printable(two.get(name, 'none'), limit=100)}"
+        for name in names
+        if one.get(name) != two.get(name)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,6 +409,7 @@ class HostEnvironment(CampaignEnvironment):
     hosts: tuple[tuple[Host, HostConnection], ...]
     exporter: Environment
     """Software of this machine, which makes the graphs."""
+    make: Callable[..., MadeGraph] = make_graph
 
     @property
     def find_runner(self) -> Callable[[str], RuntimeChecks]:
@@ -364,7 +422,8 @@ class HostEnvironment(CampaignEnvironment):
         for host, connection in self.hosts:
             slots = count()
             gpu = gpus[0] if len(self.hosts) == 1 else None
-            pairs.append(WorkerPair(partial(_start, connection, slots, gpu), gpu=gpu, host=host.name))
+            start = partial(_start, connection, slots, gpu, self.make)
+            pairs.append(WorkerPair(start, gpu=gpu, host=host.name))
         return pairs
 
     def software_for(self, runtime: str) -> Environment:
@@ -376,8 +435,10 @@ class HostEnvironment(CampaignEnvironment):
         return replace(self.software, packages=tuple(sorted((*there, *here))))
 
 
-def _start(connection: HostConnection, slots: "count[int]", gpu: str | None) -> Measurer:
-    return RemoteMeasurer(connection, slot=next(slots), gpu=gpu)
+def _start(
+    connection: HostConnection, slots: "count[int]", gpu: str | None, make: Callable[..., MadeGraph]
+) -> Measurer:
+    return RemoteMeasurer(connection, slot=next(slots), gpu=gpu, make=make)
 
 
 def _owner() -> str:
