@@ -71,7 +71,7 @@ _DATA_OPTIONS = (
     click.option("--max-images", type=COUNT, help="Train on at most this many images."),
     click.option("--root", type=PATH, help="Folder of a torch/ data set."),
     click.option("--download", is_flag=True, help="Download a torch/ data set."),
-    click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images."),
+    click.option("--workers", type=WORKERS, show_default="0; on a GPU its cores", help="Processes that load images."),
 )
 _RECIPE_OPTIONS = (
     click.option("--recipe", show_default="that of the space", help="autoformer, resnas, vitas, glit, small, micro, …"),
@@ -119,7 +119,14 @@ _RUN_OPTIONS = (
 @click.command()
 @with_options(_MODEL_OPTIONS, _DATA_OPTIONS, _RECIPE_OPTIONS, _RUN_OPTIONS)
 def train(
-    *, dry_run: bool, out: Path | None, resume: bool, workers: int, threads: int, evaluate_every: int, **values: Any
+    *,
+    dry_run: bool,
+    out: Path | None,
+    resume: bool,
+    workers: int | None,
+    threads: int,
+    evaluate_every: int,
+    **values: Any,
 ) -> None:
     """Train a weight-sharing supernet or a single network.
 

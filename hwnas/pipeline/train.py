@@ -25,6 +25,7 @@ from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
+from hwnas.train.data.loader import default_workers
 from hwnas.train.data.preprocess import PREPROCESS, describe_data, write_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits, open_data
@@ -136,7 +137,7 @@ def train_model(
     *,
     out: Path | None = None,
     resume: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     trainer_config: TrainerConfig | None = None,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
@@ -146,7 +147,7 @@ def train_model(
         options: What to train, on which data and how.
         out: Folder of the run; None: a new one under `runs`.
         resume: Resume the training in `out` from its last checkpoint, to the same weights.
-        workers: Processes that load images.
+        workers: Processes that load images; None: none on a CPU, else the cores of each GPU.
         trainer_config: Threads, checkpoints and compilation.
         reporter: Receives messages and progress.
 
@@ -166,6 +167,7 @@ def train_model(
             remove_temporaries(folder)
         config, data = _resume_config(options, folder) if resume else _new_config(options)
         requested = config
+        workers = default_workers(world.device, processes=world.size) if workers is None else workers
         if not resume:
             config = _with_device_precision(options, config, world)
         initial = _initial_model(config, data, folder if resume else None, world=world, reporter=reporter)
@@ -226,13 +228,13 @@ def train_model(
 
 
 def estimate_training(
-    options: TrainOptions, *, workers: int = 0, trainer_config: TrainerConfig | None = None
+    options: TrainOptions, *, workers: int | None = None, trainer_config: TrainerConfig | None = None
 ) -> TrainingEstimate:
     """Check options, time a few steps and write no files.
 
     Args:
         options: What to train, on which data and how; without a model, the space that suits images and machine.
-        workers: Processes that load images.
+        workers: Processes that load images; None: none on a CPU, else the cores of each GPU.
         trainer_config: Threads and compilation.
 
     Raises:
@@ -247,6 +249,7 @@ def estimate_training(
         config = _with_device_precision(options, requested, world)
         initial = _initial_model(config, data, None, world=World(), reporter=NullReporter())
         config = _with_fitting_microbatch(options, config, initial, world)
+        workers = default_workers(world.device, processes=world.size) if workers is None else workers
         with explain_out_of_memory(config, world):
             trainer = _make_trainer(
                 config,

@@ -48,6 +48,17 @@ class World:
         dist.all_reduce(sums)
         return [float(value) / self.size for value in sums]
 
+    def mean_on_device(self, values: Tensor, others: Sequence[float]) -> Tensor:
+        """Average values of the device and numbers of the host over all processes, without waiting for the device."""
+        sums = values.double()
+        if others:
+            pinned = torch.tensor(others, dtype=torch.float64, pin_memory=self.device.type == "cuda")
+            sums = torch.cat([sums, pinned.to(self.device, non_blocking=True)])
+        if self.size > 1:
+            dist.all_reduce(sums)
+            sums /= self.size
+        return sums
+
     def barrier(self) -> None:
         """Wait until all processes have come here."""
         if self.size > 1:
@@ -59,15 +70,20 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor.data, src=0)
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights) -> None:
+    def average_gradients(
+        self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights, same_networks: bool = False
+    ) -> None:
         """Average gradients over all processes.
 
         Args:
             parameters: Weights of the model.
             unused_weights: Weights without a gradient on any process keep none (`skip`) or get zeros (`decay`).
+            same_networks: All processes have gradients of the same weights, so that they need not ask one another.
         """
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        is_used = self._is_used_anywhere(trained)
+        is_used = [parameter.grad is not None for parameter in trained]
+        if self.size > 1 and not same_networks:
+            is_used = self._is_used_anywhere(is_used)
         for parameter, used in zip(trained, is_used, strict=True):
             if parameter.grad is None and (used or unused_weights == "decay"):
                 parameter.grad = torch.zeros_like(parameter)
@@ -76,27 +92,29 @@ class World:
             self._average([gradient for gradient in gradients if gradient is not None])
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Average floating-point buffers, such as the running statistics of batch norms."""
-        if self.size > 1:
-            self._average([buffer for buffer in model.buffers() if buffer.is_floating_point()])
+        """Average floating-point buffers, such as the running statistics of batch norms, but for constant tables.
 
-    def _is_used_anywhere(self, parameters: Sequence[nn.Parameter]) -> list[bool]:
+        A buffer that is not stored with the weights, as it follows from the config, is constant.
+        """
+        if self.size > 1:
+            stored = model.state_dict(keep_vars=True)
+            buffers = [buffer for name, buffer in model.named_buffers() if name in stored]
+            self._average([buffer for buffer in buffers if buffer.is_floating_point()])
+
+    def _is_used_anywhere(self, is_used: Sequence[bool]) -> list[bool]:
         """Return for each parameter if any process has a gradient of it."""
-        is_used = [parameter.grad is not None for parameter in parameters]
-        if self.size == 1:
-            return is_used
         flags = torch.tensor(is_used, dtype=torch.int32, device=self.device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
 
+    @torch.no_grad()
     def _average(self, tensors: Sequence[Tensor]) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             dist.all_reduce(flat)
             flat /= self.size
             pieces = torch.split(flat, [tensor.numel() for tensor in bucket])
-            for tensor, piece in zip(bucket, pieces, strict=True):
-                tensor.copy_(piece.view_as(tensor))
+            torch._foreach_copy_(bucket, [piece.view_as(tensor) for tensor, piece in zip(bucket, pieces, strict=True)])
 
 
 @contextmanager

@@ -221,7 +221,7 @@ def _features(supernet: ElasticSupernet, batches: Iterable[Batch]) -> tuple[Tens
     """Return the model's features of images, and their labels."""
     network = supernet.subnet(supernet.space.largest()).eval()
     device = _device(network)
-    pairs = [(detailed_outputs(network, batch.images.to(device)).features, batch.labels) for batch in batches]
+    pairs = [(detailed_outputs(network, batch.to(device).images).features, batch.labels) for batch in batches]
     return torch.cat([found for found, _ in pairs]), torch.cat([classes for _, classes in pairs]).to(device)
 
 

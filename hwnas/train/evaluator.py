@@ -85,7 +85,7 @@ class _OnDevice:
 
     def __iter__(self) -> Iterator[Tensor]:
         if self._images is None:
-            self._images = [batch.images.to(self._device) for batch in self._batches]
+            self._images = [batch.to(self._device).images for batch in self._batches]
         return iter(self._images)
 
 
@@ -234,7 +234,7 @@ class SupernetEvaluator:
             raise InputError(message, got="none")
         if not isinstance(self._recalibration, Sequence):
             self._recalibration = list(self._recalibration)
-        return (batch.images.to(self.device) for batch in self._recalibration)
+        return (batch.to(self.device).images for batch in self._recalibration)
 
 
 def evaluate_module(
@@ -426,7 +426,8 @@ def _evaluate_together(
     counters = {name: _AccuracyCounter(name) for name in networks.names}
     with torch.inference_mode():
         for index, batch in enumerate(batches):
-            images, labels = batch.images.to(device), batch.labels.to(device)
+            moved = batch.to(device)
+            images, labels = moved.images, moved.labels
             with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
                 for name, logits in networks.run(images, batch=index, cache=values):
                     counters[name].add((logits[0] if isinstance(logits, tuple) else logits).float(), labels)

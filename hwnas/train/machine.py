@@ -157,11 +157,18 @@ def choose_threads(*, requested: int, macs: int) -> int:
 def device_precision(precision: Precision, device: torch.device) -> Precision:
     """Return the precision in which a device trains fastest what a recipe trains in 16 bits.
 
-    A GPU computes in the recipe's own; a CPU in bf16 if it multiplies that, without which it is slower than fp32.
+    A GPU that multiplies bf16 does so in place of fp16, which needs losses to be scaled; another one computes in the
+    recipe's own. A CPU computes in bf16 if it multiplies that, without which it is slower than fp32.
     """
+    if precision == "fp16" and device.type == "cuda" and _multiplies_bf16(device):
+        return "bf16"
     if precision == "fp32" or device.type != "cpu":
         return precision
     return "bf16" if detect().cpu.has_bf16 else "fp32"
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

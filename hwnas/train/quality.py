@@ -120,7 +120,7 @@ class QualityEvaluator:
     ) -> Iterator[tuple[ElasticOutputs, Tensor]]:
         is_empty = True
         for batch in batches:
-            outputs = detailed_outputs(network, batch.images.to(self.device))
+            outputs = detailed_outputs(network, batch.to(self.device).images)
             if not torch.isfinite(outputs.features).all():
                 raise InputError(f"the outputs of network {name} must be finite numbers", got="NaN or infinity")
             yield outputs, batch.labels.to(self.device)

@@ -5,7 +5,7 @@ that are seeded for this step alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,8 @@ class StepResult:
     """Before clipping; None under fp16 without clipping, where gradients stay scaled."""
     problem: str = ""
     """Template of an error about numbers that are not finite, in which case the weights were not updated."""
+    votes: tuple[float, ...] = ()
+    """What the processes were asked, averaged over them."""
 
 
 class Stepper:
@@ -99,23 +101,36 @@ class Stepper:
         rng = generator(self.seed, "networks", step, rank)
         return self.strategy.draw(rng, epoch=step // self._steps_per_epoch)
 
-    def run(self, step: int, batches: Sequence[Batch | DetectionBatch], networks: StepNetworks) -> StepResult:
-        """Run one step.
+    def run(
+        self,
+        step: int,
+        batches: Sequence[Batch | DetectionBatch],
+        networks: StepNetworks,
+        *,
+        meanwhile: Callable[[], Sequence[float]] = tuple,
+    ) -> StepResult:
+        """Run one step. It waits for the device once, when its figures are read.
 
         Args:
             step: Number of the step, from 0.
             batches: Images of its microbatches.
             networks: Networks that it trains.
+            meanwhile: Called while the device still computes; the values that it returns are averaged over processes.
         """
         if step % self._steps_per_epoch == 0:
             self._sort_units(epoch=step // self._steps_per_epoch)
         by_epoch = self.recipe.schedule.interval == "epoch"
         self._schedule.step_update(step - step % self._steps_per_epoch if by_epoch else step)
         losses = [self._run_microbatch(step, index, batch, networks) for index, batch in enumerate(batches)]
-        self.world.average_gradients(self.model.parameters(), unused_weights=self.recipe.unused_weights)
+        self.world.average_gradients(
+            self.model.parameters(),
+            unused_weights=self.recipe.unused_weights,
+            # Images without objects may leave weights of a detector's head without a gradient.
+            same_networks=self.strategy.same_on_all_ranks and not isinstance(batches[0], DetectionBatch),
+        )
         self.world.average_buffers(self.model)
-        grad_norm = self._clip_gradients()
-        loss, total = self._average_losses(losses)
+        norm = self._clip_gradients()
+        (loss, total, *votes), grad_norm = self._read_figures(losses, norm, meanwhile())
         problem = self._find_problem(loss, total, grad_norm)
         if not problem:
             self.scaler.step(self._optimizer)
@@ -123,16 +138,22 @@ class Stepper:
             self._optimizer.zero_grad(set_to_none=True)
             if self._ema is not None:
                 self._ema.update(self.model, step=step + 1)
-        return StepResult(loss, self._optimizer.param_groups[0]["lr"], grad_norm, problem)
+        return StepResult(loss, self._optimizer.param_groups[0]["lr"], grad_norm, problem, tuple(votes))
 
-    def _average_losses(self, losses: Sequence[Tensor]) -> tuple[float, float]:
-        """Return the reported loss and the sum of all losses, averaged over microbatches and processes.
+    def _read_figures(
+        self, losses: Sequence[Tensor], norm: Tensor | None, votes: Sequence[float]
+    ) -> tuple[list[float], float | None]:
+        """Wait for the device; return the reported loss, the sum of all losses and votes, and the norm of gradients.
 
-        If the sum is not finite on one process, it is finite on none, so that all processes stop together.
+        All but the norm, which is that of averaged gradients, are averaged over microbatches and processes. If the sum
+        is not finite on one process, it is finite on none, so that all processes stop together.
         """
-        loss, total = torch.stack([torch.stack([part[0], part.sum()]) for part in losses]).mean(0).tolist()
-        loss, total = self.world.mean([loss, total])
-        return loss, total
+        means = torch.stack([torch.stack([part[0], part.sum()]) for part in losses]).mean(0)
+        figures = self.world.mean_on_device(means, votes)
+        if norm is None:
+            return figures.tolist(), None
+        *read, grad_norm = torch.cat([figures, norm.double().reshape(1)]).tolist()
+        return read, grad_norm
 
     def _find_problem(self, loss: float, total: float, grad_norm: float | None) -> str:
         if not math.isfinite(loss):
@@ -172,7 +193,7 @@ class Stepper:
         with autocast(self.recipe.precision, self.world.device):
             return Microbatch(mixed, compute_teacher_logits(self.teacher, mixed.images))
 
-    def _clip_gradients(self) -> float | None:
+    def _clip_gradients(self) -> Tensor | None:
         max_norm = self.recipe.regularization.clip_grad
         if not max_norm and self.scaler.is_enabled():
             return None
@@ -181,7 +202,7 @@ class Stepper:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
         if max_norm:
             nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
-        return float(norm)
+        return norm
 
     def _sort_units(self, *, epoch: int) -> None:
         """Sort heads and hidden units by importance, so that narrow networks take the important ones (ViT-ResNAS).

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ from hwnas.progress import NullReporter, Reporter, TrainingProgress
 from hwnas.supernet.matmul import matmul_backend
 from hwnas.train import checkpoint as checkpoints
 from hwnas.train.data.detection_loader import DetectionBatch
-from hwnas.train.data.loader import Batch
+from hwnas.train.data.loader import Batch, Prefetcher
 from hwnas.train.distributed import World
 from hwnas.train.machine import (
     MachineSettings,
@@ -142,6 +143,7 @@ class Trainer:
         )
         self._machine = machine
         self._completed = 0
+        self._ahead: Prefetcher[Batch | DetectionBatch] | None = None
         self._loss: float | None = None
 
     def run(self, *, resume: bool = False) -> TrainerResult:
@@ -239,7 +241,8 @@ class Trainer:
     def _run_epoch(self, epoch: int, stop: StopRequest) -> None:
         for microbatches in self._epoch(epoch, first=self._completed - epoch * self.steps_per_epoch):
             networks = self._stepper.draw_networks(self._completed)
-            result = self._stepper.run(self._completed, microbatches, networks)
+            meanwhile = partial(self._meanwhile, stop)
+            result = self._stepper.run(self._completed, microbatches, networks, meanwhile=meanwhile)
             self._completed += 1
             if result.problem:  # the weights are still those of the step before
                 message = result.problem.format(step=self._completed)
@@ -248,18 +251,27 @@ class Trainer:
             self._loss = result.loss
             self._after_step(epoch, result, networks, stop)
 
+    def _meanwhile(self, stop: StopRequest) -> tuple[bool, bool]:
+        """Prepare the next batch while the device computes; return if this process asks to stop or to save."""
+        if self._ahead is not None:
+            self._ahead.prepare()
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return stop.requested, self.world.is_main_process and minutes >= self.config.checkpoint_minutes
+
     def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch | DetectionBatch]]:
         """Yield the microbatches of each step of an epoch, from a step on."""
         size = self.recipe.grad_accum_steps
-        batches = self.batches.epoch(epoch, first=first * size)
-        for _ in range(first, self.steps_per_epoch):
-            yield list(islice(batches, size))
+        self._ahead = Prefetcher(self.batches.epoch(epoch, first=first * size), self.world.device)
+        try:
+            for _ in range(first, self.steps_per_epoch):
+                yield list(islice(self._ahead, size))
+        finally:
+            self._ahead = None
 
     def _after_step(self, epoch: int, result: StepResult, networks: StepNetworks, stop: StopRequest) -> None:
         """Report the step; save or stop if any process asks for it."""
         # Signals and clocks differ between processes: all of them must save and stop after the same step.
-        due = self.world.is_main_process and time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
-        stopping, saving = self.world.mean([stop.requested, due])
+        stopping, saving = result.votes
         heldout = self._heldout_accuracies(epoch)
         if self.world.is_main_process:
             self._report(epoch, result, networks, heldout=heldout)

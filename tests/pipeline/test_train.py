@@ -98,12 +98,12 @@ def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path
 
     original, count = steps.Stepper.run, 0
 
-    def stopping(self: Any, *arguments: Any) -> Any:
+    def stopping(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
         if count == 3:
             raise Interrupted("pulled")
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps.Stepper, "run", stopping)
@@ -139,7 +139,14 @@ def test_bf16_is_for_cpus_that_multiply_it(monkeypatch: pytest.MonkeyPatch) -> N
         assert device_precision("fp16", torch.device("cpu")) == precision
         assert device_precision("bf16", torch.device("cpu")) == precision
         assert device_precision("fp32", torch.device("cpu")) == "fp32"
-        assert device_precision("fp16", torch.device("cuda")) == "fp16"
+
+
+def test_gpus_that_multiply_bf16_need_no_scaled_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert device_precision("fp16", torch.device("cuda")) == precision
+        assert device_precision("bf16", torch.device("cuda")) == "bf16"
 
 
 def test_a_resumed_training_must_stay_the_same(run: Path) -> None:

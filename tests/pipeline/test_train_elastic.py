@@ -51,12 +51,12 @@ def stopped_at(step: int) -> Iterator[None]:
     """Stop a training in front of a step, as a signal does."""
     original, count = steps.Stepper.run, 0
 
-    def stopping(self: Any, *arguments: Any) -> Any:
+    def stopping(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
         if count == step:
             raise Interrupted("stopped")
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps.Stepper, "run", stopping)

@@ -1,7 +1,5 @@
 """Quality of networks without a classifier: divergence from the model, and the accuracy of nearest images."""
 
-from dataclasses import replace
-
 import pytest
 import timm
 import torch
@@ -71,7 +69,9 @@ def test_images_are_classified_by_the_most_similar_ones(supernet: ElasticSuperne
         ).features
     expected = by_hand(F.normalize(features, dim=1), torch.cat([batch.labels for batch in batches]))
     assert accuracy == pytest.approx(expected)
-    other = [replace(batch, labels=batch.labels + 4) for batch in batches]  # classes need not be those of the model
+    other = [
+        Batch(batch.images, batch.labels + 4, batch.indices) for batch in batches
+    ]  # classes need not be those of the model
     assert QualityEvaluator(supernet, other, device="cpu", gallery=other).evaluate([arch]) == [accuracy]
 
 

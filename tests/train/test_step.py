@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hwnas.train.data.loader import Batch
 from hwnas.train.models import build_network
@@ -19,6 +21,7 @@ from hwnas.train.recipe import (
 )
 from tests.train.toys import (
     AUTOFORMER,
+    GLIT,
     RESNAS,
     VITAS,
     assert_same,
@@ -162,3 +165,45 @@ def test_fan_in_starts_by_the_number_of_inputs() -> None:
     assert convolution.std().item() == pytest.approx((convolution[0].numel()) ** -0.5, rel=0.2)
     assert found["shared.tokens.position"].std().item() == pytest.approx(0.5, rel=0.25)
     assert not found["shared.head.classifier.bias"].any()
+
+
+READS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+"""Methods of tensors that wait until a device has computed them."""
+
+
+class CountedReads(TorchFunctionMode):
+    """Counts the reads of tensors in Python."""
+
+    reads = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += getattr(func, "__name__", "") in READS
+        return func(*args, **(kwargs or {}))
+
+
+class CountedScalars(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the values that torch itself reads."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("space", [AUTOFORMER, RESNAS, VITAS, GLIT], ids=lambda space: str(space.family))
+def test_a_step_waits_for_its_device_once(space: Any) -> None:
+    recipe = toy_recipe(
+        precision="bf16",
+        grad_accum_steps=2,
+        ema=EmaConfig(decay=0.5),
+        mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
+        regularization=RegularizationConfig(clip_grad=1.0, drop_path=0.2),
+    )
+    training, batches = stepper(space, recipe), list(toy_loader(space, recipe).epoch(0))
+    training.run(0, batches[:2], training.draw_networks(0))  # which fills caches
+    networks = training.draw_networks(1)
+    with CountedReads() as functions, CountedScalars() as scalars:  # type: ignore[no-untyped-call]
+        result = training.run(1, batches[2:4], networks, meanwhile=lambda: (1.0, 0.0))
+    assert (functions.reads, scalars.reads) == (1, 0)
+    assert result.votes == (1.0, 0.0)

@@ -4,14 +4,14 @@ Arrays are uint8 of the shape (B, C, H, W); normalization follows in the loader.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from hwnas.train.data.augment import AugmentConfig, Pixels, ShiftFlip, color_transform, crop_transform, epoch_order
+from hwnas.train.data.finishing import Erasure, draw_erasure
 from hwnas.train.data.images import (
     ArrayDataset,
     BadImageError,
@@ -58,7 +58,8 @@ class FetchedBatch:
     labels: Labels
     indices: Indices
     """Indices of the images in the dataset."""
-    positions: Indices
+    erasures: tuple[Erasure, ...] = ()
+    """Parts of the images that are erased once they are normalized."""
     bad: Sequence[tuple[str, str]] = ()
     """Names of unreadable images, and why; the main process logs them."""
 
@@ -95,35 +96,38 @@ class EpochPlan:
     def fetch(self, positions: Indices) -> FetchedBatch:
         """Read and augment the images at some positions."""
         if not isinstance(self.dataset, DecodedImages):
-            return self._read(self.dataset, positions)
+            fetched = self._read(self.dataset, positions)
+            return replace(fetched, erasures=self._erasures(positions[: len(fetched.indices)]))
         indices = self.dataset.sources[self.order[positions]]
         pixels = self.shift_flip.at(positions).apply(self.dataset.pixels[indices])
         labels = self.dataset.labels[indices]
-        return FetchedBatch(pixels=pixels, labels=labels, indices=indices, positions=positions)
+        return FetchedBatch(pixels=pixels, labels=labels, indices=indices, erasures=self._erasures(positions))
 
-    def finish(self, images: Tensor, positions: Indices) -> None:
-        """Erase random parts of normalized images, in place."""
+    def _erasures(self, positions: Indices) -> tuple[Erasure, ...]:
+        """Draw the parts of images that are erased."""
         if not self.augment.erase:
-            return
-        from timm.data.random_erasing import RandomErasing
-
-        erase = RandomErasing(self.augment.erase, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
-        with preserve_rng_state():
-            for image, position in zip(images, positions, strict=True):
-                seed_global_rng(*self.key, int(position), _ERASE_STREAM)
-                erase(image)
+            return ()
+        size = self.image_shape[1]
+        drawn = (
+            draw_erasure((*self.key, int(position), _ERASE_STREAM), probability=self.augment.erase, size=size, row=row)
+            for row, position in enumerate(positions)
+        )
+        return tuple(erasure for erasure in drawn if erasure is not None)
 
     def _read(self, dataset: ImageDataset, positions: Indices) -> FetchedBatch:
         bad: dict[str, str] = {}
         pixels, indices = [], []
+        found, before = None, None
         with preserve_rng_state():
             for position in positions:
-                found = self._next_readable(dataset, int(self.order[position]), bad)
+                index = int(self.order[position])
+                if index != before:  # the variants of an image are adjacent
+                    found, before = self._next_readable(dataset, index, bad), index
                 if found is None:
                     break
                 pixels.append(self._augmented(found[0], int(position)))
                 indices.append(found[1])
-        return _make_batch(dataset, pixels, indices, positions, bad, shape=self.image_shape)
+        return _make_batch(dataset, pixels, indices, bad, shape=self.image_shape)
 
     def _next_readable(self, dataset: ImageDataset, index: int, bad: dict[str, str]) -> "tuple[Image, int] | None":
         """Read an image, or the next readable one; None after more unreadable ones than are allowed."""
@@ -171,7 +175,7 @@ class EvalPlan:
         if self.direct and isinstance(self.dataset, ArrayDataset):
             pixels = np.ascontiguousarray(self.dataset.array[positions].transpose(0, 3, 1, 2))
             labels = self.dataset.labels[positions]
-            return FetchedBatch(pixels=pixels, labels=labels, indices=positions, positions=positions)
+            return FetchedBatch(pixels=pixels, labels=labels, indices=positions)
         bad: dict[str, str] = {}
         read, indices = [], []
         for index in positions:
@@ -182,10 +186,7 @@ class EvalPlan:
                 continue
             read.append(to_array(image, channels=self.image_shape[0]))
             indices.append(int(index))
-        return _make_batch(self.dataset, read, indices, positions, bad, shape=self.image_shape)
-
-    def finish(self, images: Tensor, positions: Indices) -> None:
-        """Leave normalized images as they are."""
+        return _make_batch(self.dataset, read, indices, bad, shape=self.image_shape)
 
 
 def decode_if_small(
@@ -249,13 +250,10 @@ def _make_batch(
     dataset: ImageDataset,
     pixels: Sequence[Pixels],
     indices: Sequence[int],
-    positions: Indices,
     bad: dict[str, str],
     *,
     shape: tuple[int, int, int],
 ) -> FetchedBatch:
     chosen = np.asarray(indices, dtype=np.int64)
     stacked = np.stack(pixels) if pixels else np.empty((0, *shape), dtype=np.uint8)
-    return FetchedBatch(
-        pixels=stacked, labels=dataset.labels[chosen], indices=chosen, positions=positions, bad=tuple(bad.items())
-    )
+    return FetchedBatch(pixels=stacked, labels=dataset.labels[chosen], indices=chosen, bad=tuple(bad.items()))

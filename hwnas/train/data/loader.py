@@ -8,9 +8,8 @@ positions r, r + w, r + 2w, ...
 import logging
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,33 +20,102 @@ from hwnas.devices.machine import usable_cores
 from hwnas.errors import STOP_SIGNALS, InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig, Normalization, eval_transform
 from hwnas.train.data.fetching import DecodedImages, EpochPlan, EvalPlan, decode_if_small
+from hwnas.train.data.finishing import Finish
 from hwnas.train.data.images import ArrayDataset, BadImageLog, ImageDataset, Indices
 
 Fetched = TypeVar("Fetched", covariant=True)
+AnyBatch = TypeVar("AnyBatch")
 
 _log = logging.getLogger(__name__)
 
+_MAX_DEFAULT_WORKERS = 16
 
-@dataclass(frozen=True)
+
 class Batch:
-    """Images for a network."""
+    """Images for a network.
 
-    images: Tensor
-    """(B, C, H, W), float32, normalized."""
-    labels: Tensor
-    """(B,), int64."""
-    indices: Tensor
-    """(B,), int64: their indices in the dataset."""
+    Attributes:
+        labels: (B,), int64.
+        indices: (B,), int64: their indices in the dataset.
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the batch to a device; to a GPU it is copied from pinned memory, while the GPU computes."""
-        parts = [self.images, self.labels, self.indices]
-        if torch.device(device).type == "cuda":
+    Args:
+        images: (B, C, H, W), float32, or bytes that `finish` makes them of.
+        labels: Class index of each image.
+        indices: Index of each image in the dataset.
+        finish: Normalizes bytes, on the device that they have been moved to; None: the images are ready.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor, *, finish: Finish | None = None) -> None:
+        self._given, self._finish = images, finish
+        self.labels, self.indices = labels, indices
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(B, C, H, W), float32, normalized."""
+        return self._given if self._finish is None else self._finish(self._given)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move the batch to a device: as bytes, from pinned memory and while the GPU computes if it is one."""
+        device = torch.device(device)
+        if device == self._given.device:
+            return self
+        parts = list(self.tensors)
+        if device.type == "cuda":
             parts = [part if part.is_cuda else part.pin_memory() for part in parts]
-        return type(self)(*(part.to(device, non_blocking=True) for part in parts))
+        return Batch(*(part.to(device, non_blocking=True) for part in parts), finish=self._finish)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is moved between devices."""
+        return self._given, self.labels, self.indices
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+class Prefetcher(Generic[AnyBatch]):
+    """Batches of which a GPU gets the next one while it computes.
+
+    Args:
+        batches: Batches in memory of the host; those of another type than `Batch` stay there.
+        device: The device.
+    """
+
+    def __init__(self, batches: Iterator[AnyBatch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._ahead: tuple[AnyBatch, torch.cuda.Event | None] | None = None
+
+    def prepare(self) -> None:
+        """Copy the next batch to a GPU, beside what it computes; on a CPU there is nothing to gain."""
+        if self._stream is None or self._ahead is not None:
+            return
+        batch = next(self._batches, None)
+        if not isinstance(batch, Batch):
+            self._ahead = None if batch is None else (batch, None)
+            return
+        with torch.cuda.stream(self._stream):
+            moved: Any = batch.to(self._device)
+        self._ahead = moved, self._stream.record_event()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> AnyBatch:
+        if self._stream is None:
+            return next(self._batches)
+        self.prepare()
+        if self._ahead is None:
+            raise StopIteration
+        (batch, copied), self._ahead = self._ahead, None
+        if copied is not None and isinstance(batch, Batch):
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_event(copied)
+            for tensor in batch.tensors:
+                tensor.record_stream(computing)  # so that its memory is not given to the next copy too early
+        return batch
 
 
 class TrainLoader:
@@ -189,6 +257,19 @@ def usable_workers(requested: int) -> int:
     return min(requested, cores)
 
 
+def default_workers(device: torch.device, *, processes: int = 1) -> int:
+    """Return the number of processes that load the images of a process of a training.
+
+    Args:
+        device: Device of the process. On a CPU there are none: its cores train.
+        processes: Processes that train together. Each GPU has its share of the cores but one, up to 16.
+    """
+    if device.type == "cpu":
+        return 0
+    gpus = max(1, min(processes, torch.cuda.device_count()))
+    return max(1, min(_MAX_DEFAULT_WORKERS, usable_cores() // gpus - 1))
+
+
 class BatchPlan(Protocol[Fetched]):
     """What the images at some positions of a pass are, read and augmented."""
 
@@ -211,17 +292,14 @@ class PlannedBatches(Dataset[Fetched]):
 
 
 def _batches(plan: EpochPlan | EvalPlan, positions: list[Indices], loader: TrainLoader | EvalLoader) -> Iterator[Batch]:
-    mean, std = (
-        torch.from_numpy(255 * part)[:, None, None] for part in loader.normalization.columns(loader.image_shape[0])
-    )
     for fetched in load_batches(PlannedBatches(plan, positions), loader.workers):
         for key, reason in fetched.bad:
             loader.bad.add(key, reason)
         if not len(fetched.pixels) and isinstance(loader, TrainLoader):
             raise InputError("at least one image must be readable", got=loader.bad.summary())
-        images = torch.from_numpy(fetched.pixels).float().sub_(mean).div_(std)
-        plan.finish(images, fetched.positions)
-        yield Batch(images, torch.from_numpy(fetched.labels), torch.from_numpy(fetched.indices))
+        finish = Finish(loader.normalization, fetched.erasures)
+        parts = (torch.from_numpy(part) for part in (fetched.pixels, fetched.labels, fetched.indices))
+        yield Batch(*parts, finish=finish)
 
 
 def load_batches(planned: PlannedBatches[Fetched], workers: int) -> Iterator[Fetched]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hwnas.errors import InputError
 from hwnas.train.data.augment import IMAGENET, AugmentConfig
 from hwnas.train.data.images import BadImageLog, ImageDataset
-from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader, usable_workers
+from hwnas.train.data.loader import Batch, EvalLoader, TrainLoader, default_workers, usable_workers
 from tests.train.data.image_files import CountedImages, array_images
 
 PLAIN = AugmentConfig(crop="none", flip=0.0)
@@ -187,6 +187,23 @@ def test_repeats_of_ranks_are_variants_of_the_same_images() -> None:
     for first, second in zip(*ranks, strict=True):
         assert torch.equal(first.indices, second.indices)
         assert not torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 1, 7), (64, 1, 16), (64, 8, 7), (1, 1, 1)])
+def test_workers_are_chosen_by_the_cores_of_a_gpu(
+    cores: int, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwnas.train.data.loader.usable_cores", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert default_workers(torch.device("cuda"), processes=processes) == workers
+    assert default_workers(torch.device("cpu")) == 0
+
+
+def test_an_image_is_decoded_once_for_its_variants() -> None:
+    images = CountedImages(array_images(12))
+    config = AugmentConfig(repeats=3)
+    assert len(list(batches(images, config, batch_size=6).epoch(0))) == 2
+    assert images.reads == 4
 
 
 def test_erasing_touches_a_share_of_the_images() -> None:

@@ -1,0 +1,257 @@
+"""How fast a supernet is trained, and what its host does beside the arithmetic: steps, look-ups, dispatches, loading.
+
+    python -m benchmarks.training_rate [--spaces autoformer-tiny,glit-tiny] [--repeats 5] [--save]
+    python -m benchmarks.training_rate --device cuda --batch 128 --save
+
+Our side is a whole training step (`hwnas.train.step.Stepper`) with the recipe of the space: mixing, passes forward and
+backward in bfloat16, clipping, optimizer, average of the weights. The naive side is forward, backward and AdamW of the
+seeds' formulation of the same networks (`benchmarks.supernet_step`). Share of the peak: six operations for each
+multiply-accumulate of the networks drawn, over those of a bfloat16 product of 2048 x 2048 matrices measured here.
+
+The host's parts are timed on their own, in CPU milliseconds: drawing the networks of a step, and looking up and slicing
+one of them, caches warm. On a CPU slicing includes the copies of the rows of q, k and v, which a GPU would make.
+Dispatches are calls of operators, reads the values that the host waits for. Loading is DeiT's augmentation of images of
+500 x 375 pixels from JPEG files, in one process, with normalization and erasing apart.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.supernet_step import _clock as clock
+from benchmarks.supernet_step import draws, loss, naive
+from benchmarks.support.saving import Line, asked, markdown, printed, save
+from hwnas.devices import detect
+from hwnas.space import SPACES
+from hwnas.space.space import AnySpace
+from hwnas.supernet.matmul import fast_matmul, matmul_backend
+from hwnas.supernet.segments import prepared
+from hwnas.supernet.sharing import take
+from hwnas.supernet.supernet import AnySupernet
+from hwnas.train.data.augment import AugmentConfig
+from hwnas.train.data.loader import Batch, TrainLoader
+from hwnas.train.data.sources import DataConfig, open_data
+from hwnas.train.distributed import World
+from hwnas.train.models import build_supernet
+from hwnas.train.presets import resolve_recipe
+from hwnas.train.step import Stepper
+from hwnas.train.strategies import StepNetworks
+
+SPACE_NAMES = ("autoformer-tiny", "resnas-tiny", "vitas-deit-small-shifted", "vitas-twins-small", "glit-tiny")
+READS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+HEADER: Line = ("space", "side", "images/s", "share of the peak", "dispatches", "reads", "draw, ms", "look-up, ms")
+DEIT = AugmentConfig(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25)
+WARM_UP = 300
+"""Networks that are looked up before one is timed."""
+
+
+class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts calls of operators, those of backward passes included."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Reads(TorchFunctionMode):
+    """Counts the values that the host waits for."""
+
+    count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in READS
+        return func(*args, **(kwargs or {}))
+
+
+def peak_macs(device: torch.device) -> float:
+    """Multiply-accumulates a second of a bfloat16 product."""
+    size = 2048 if device.type == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        start = clock(device)
+        left @ right
+        seconds.append(clock(device) - start)
+    return size**3 / min(seconds[2:])
+
+
+def make_steps(space: AnySpace, options: argparse.Namespace) -> tuple[Callable[[int, list[Any]], None], Any]:
+    """A function that runs a step on networks, and the stepper of our side."""
+    device, config = torch.device(options.device), space.config
+    images = torch.randn(options.batch, *config.input_shape, device=device)
+    labels = torch.randint(config.num_classes, (options.batch,), device=device)
+    if options.side == "naive":
+        module, forward = naive(space)
+        module.to(device).train()
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
+
+        def run_naive(step: int, archs: list[Any]) -> None:
+            with torch.autocast(device.type, torch.bfloat16):
+                output = forward(images, archs)
+            loss(output, labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return run_naive, None
+    recipe = resolve_recipe(space=space, one_network=False, batch_size=options.batch, overrides={"precision": "bf16"})
+    model = build_supernet(space, recipe, seed=0).train()
+    stepper = Stepper(model, recipe, seed=0, steps_per_epoch=100, teacher=None, world=World(device=device))
+    batch = Batch(images, labels, torch.arange(options.batch))
+
+    def run_ours(step: int, archs: list[Any]) -> None:
+        stepper.run(step, [batch], StepNetworks(tuple(archs), (0,) * len(archs)))
+
+    return run_ours, stepper
+
+
+def run_side(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step, mean MACs of a network, peak, dispatches and reads of a step, and the host's parts."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    space, device = SPACES.get(options.spaces), torch.device(options.device)
+    with fast_matmul() if device.type == "cpu" else nullcontext():
+        run, stepper = make_steps(space, options)
+        networks, seconds, macs = draws(space, fixed=False), [], []
+        for step, archs in enumerate(islice(networks, options.repeats + 2)):
+            macs.append(mean(space.costs(space.encode(archs)).macs.tolist()))
+            start = clock(device)
+            run(step, archs)
+            seconds.append(clock(device) - start)
+        with Reads() as reads, Dispatches() as dispatches:  # type: ignore[no-untyped-call]
+            run(len(seconds), next(networks))
+        found = {"seconds": seconds[2:], "macs": mean(macs[2:]), "peak": peak_macs(device)}
+        found |= {"dispatches": dispatches.count, "reads": reads.count}
+        return found if stepper is None else found | host_parts(space, stepper)
+
+
+def host_parts(space: AnySpace, stepper: Stepper) -> dict[str, float]:
+    """CPU milliseconds of drawing the networks of a step, and of looking up and slicing one."""
+    supernet: Any = stepper.model
+    rng = np.random.default_rng(1)
+    for arch in space.decode(space.sample(rng, WARM_UP)):
+        supernet.path(arch)
+    draw, look_up = [], []
+    for step, arch in enumerate(space.decode(space.sample(rng, 30))):
+        start = time.process_time()
+        stepper.draw_networks(step)
+        drawn = time.process_time()
+        sliced = slice_network(supernet, arch)
+        look_up.append(time.process_time() - drawn)
+        draw.append(drawn - start)
+        del sliced
+    return {"draw": 1e3 * median(draw), "look_up": 1e3 * median(look_up)}
+
+
+def slice_network(supernet: AnySupernet, arch: Any) -> list[Any]:
+    """All that a supernet does before it runs a network: check it, find its segments, slice its tensors."""
+    segments = prepared(supernet._checked(arch).values(), training=True)
+    tensors = supernet._tensors()
+    return [[take(source, tensors) for source in segment.sources.values()] for segment in segments]
+
+
+def loading(num_images: int = 96) -> list[Line]:
+    """CPU milliseconds an image, read and augmented, and normalized and erased."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), num_images)
+        data = open_data(DataConfig(name=folder), image_shape=(3, 224, 224))
+        loader = TrainLoader(data.train, augment=DEIT, image_shape=(3, 224, 224), batch_size=16, seed=0)
+        next(loader.epoch(9))  # which imports what is imported on first use
+        start = time.process_time()
+        batches = list(loader.epoch(0))
+        read = time.process_time()
+        count = sum(len(batch.images) for batch in batches)
+        finished = time.process_time()
+    return [
+        ("decode, crop, RandAugment", f"{1e3 * (read - start) / count:.2f}"),
+        ("normalize, erase", f"{1e3 * (finished - read) / count:.2f}"),
+    ]
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Write JPEG files of 500 x 375 pixels in two classes: smooth colours with a little noise."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / str(number % 2)
+        path.mkdir(exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
+        pixels = (smooth + rng.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path / f"{number}.jpg", quality=90)
+
+
+def in_process(name: str, side: str, options: argparse.Namespace) -> dict[str, Any]:
+    arguments = ["--spaces", name, "--side", side, "--device", options.device]
+    arguments += ["--repeats", str(options.repeats), "--batch", str(options.batch)]
+    command = [sys.executable, "-m", "benchmarks.training_rate", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def row(name: str, side: str, options: argparse.Namespace) -> Line:
+    """The line of one side of a space."""
+    found = in_process(name, side, options)
+    seconds = median(found["seconds"])
+    share = 3 * found["macs"] * options.batch / seconds / found["peak"]
+    parts = [f"{found[part]:.1f}" if part in found else "" for part in ("draw", "look_up")]
+    rate = f"{options.batch / seconds:.3g}"
+    return (name, side, rate, f"{share:.0%}", str(found["dispatches"]), str(found["reads"]), *parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spaces", default=",".join(SPACE_NAMES), help="names, separated by commas")
+    parser.add_argument("--repeats", type=int, default=5, help="steps that count")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--save", action="store_true", help="write the tables to benchmarks/results/")
+    parser.add_argument("--side", choices=("ours", "naive"), help="run one side in this process (used internally)")
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(run_side(options)))
+        return
+    print("\n".join(markdown(HEADER, ()).splitlines()))
+    lines = printed(row(name, side, options) for name in options.spaces.split(",") for side in ("naive", "ours"))
+    loaded = printed(loading())
+    if options.save:
+        table = markdown(HEADER, lines) + "\n\n" + markdown(("loading of an image", "CPU ms"), loaded)
+        print(f"saved {report(table, options)}")
+
+
+def report(table: str, options: argparse.Namespace) -> Path:
+    """Keep the tables."""
+    machine = detect()
+    clocked = "CPU seconds of one thread" if options.device == "cpu" else "Seconds, synchronised"
+    return save(
+        table,
+        name="training_rate",
+        device=machine.cpu.slug if options.device == "cpu" else machine.devices[0].name,
+        title=f"Training a supernet, batch {options.batch}, bfloat16",
+        command=f"python -m benchmarks.training_rate {asked()}",
+        notes=f"{clocked}, median of {options.repeats} steps; float32 products run on: {matmul_backend()}.",
+    )
+
+
+if __name__ == "__main__":
+    main()
