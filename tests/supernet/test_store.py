@@ -169,6 +169,7 @@ def test_the_stored_names_of_segments_stay() -> None:
         "vitas_twins.PatchEmbedConfig",
         *(f"{family}.BlockConfig" for family in FAMILY_MODULES),
         *(f"{family}.HeadConfig" for family in FAMILY_MODULES),
+        "task_head.TaskHeadConfig",
     }
 
 
