@@ -105,7 +105,7 @@ DISTRIBUTED = {
         "NOT RUN: tests/pipeline/search/test_workers.py searches with workers"
     ),
     "hwnas evaluate runs/tiny random:1 random:2 random:3 --evaluate-on local:2": (
-        "hwnas evaluate runs/micro random:1 random:2 random:3 --evaluate-on local:2"
+        "hwnas evaluate runs/micro random:1 random:2 random:3 --evaluate-on local:1"
     ),
     f"hwnas search --resume {_RUN} --evaluate-on ray": SHELL,
     "OMP_NUM_THREADS=4 hwnas search --space autoformer-tiny --objective throughput --evaluate-on local:8": SHELL,
