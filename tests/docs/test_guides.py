@@ -15,6 +15,7 @@ SAME = "SAME"
 
 GPU = "NOT RUN: needs that GPU"
 NETWORK = "NOT RUN: downloads weights"
+HOST = "NOT RUN: needs that host"
 LARGE = "NOT RUN: trains or measures large networks for long"
 SHELL = "NOT RUN: torchrun, Ray and other programs have tests of their own"
 
@@ -41,6 +42,9 @@ MEASURING = {
         "hwnas profile --space autoformer-tiny --device a100 --samples 20 --plan-only --out plan.jsonl"
     ),
     "hwnas profile --plan plan.jsonl": GPU,
+    "hwnas profile --space autoformer-tiny --samples 200 --on ann@orin1": HOST,
+    "hwnas profile --space autoformer-tiny --samples 200 --on orin1,orin2 --remote-python /opt/venv/bin/python3": HOST,
+    "hwnas profile --space autoformer-tiny --samples 200 --fleet fleet.toml": HOST,
     "hwnas profile --space autoformer-tiny --device l4 --runtime tensorrt --precision fp16 --check-with trtexec": GPU,
     "hwnas explain autoformer-tiny AutoFormer-T --device cpu": "hwnas explain autoformer-micro max --device cpu",
     "hwnas explain autoformer-tiny AutoFormer-T --device a100 --precision fp16 --batch 64": SAME,
