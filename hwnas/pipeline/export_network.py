@@ -371,10 +371,9 @@ def _write_file(
 
 def _preprocess(source: WeightedNetwork) -> "Preprocess":
     """Return how images become the input of a network, with what its weights' training says of them."""
-    from hwnas.train.data.preprocess import Preprocess
+    from hwnas.train.data.preprocess import preprocess_of
 
-    shape, classes = source.space.input_shape_of(source.arch), source.space.config.num_classes
-    return Preprocess.of(input_size=shape, num_classes=classes, beside=None if source.fresh else Path(source.weights))
+    return preprocess_of(source.space, source.arch, weights=None if source.fresh else Path(source.weights))
 
 
 def _metadata(source: WeightedNetwork, repair: "Repair | None") -> dict[str, str]:

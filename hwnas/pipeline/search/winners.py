@@ -138,13 +138,12 @@ class WinnerExporter:
 
     def _preprocess(self, arch: Arch) -> "Preprocess":
         """Return how the images of a network are prepared, from the run of the supernet if there is one."""
-        from hwnas.train.data.preprocess import Preprocess
+        from hwnas.train.data.preprocess import preprocess_of
         from hwnas.train.options import supernet_file
 
-        space, supernet = networks_of(self.context.space), self.context.spec.supernet
-        beside = None if supernet is None else supernet_file(supernet.path)
-        classes = space.config.num_classes
-        return Preprocess.of(input_size=space.input_shape_of(arch), num_classes=classes, beside=beside)
+        supernet = self.context.spec.supernet
+        weights = None if supernet is None else supernet_file(supernet.path)
+        return preprocess_of(networks_of(self.context.space), arch, weights=weights)
 
     def _repaired(self, network: "Network", arch: Arch) -> "RepairedNetwork":
         """Repair a network by the model and the images that the supernet was made from."""

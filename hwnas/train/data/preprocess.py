@@ -7,13 +7,15 @@ timm's `pretrained_cfg`.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 
 from hwnas.config import Above, Between, from_mapping, load_json, require_valid, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
+from hwnas.space.arch import Arch
+from hwnas.space.space import AnySpace
 from hwnas.train.data.augment import EVAL_CROP_SHARE, IMAGENET
 from hwnas.train.data.images import BadImageError, ImageDataset
 from hwnas.train.data.sources import DataSplits
@@ -32,8 +34,10 @@ _Size = Annotated[int, Between(1, 16_384)]
 class Preprocess:
     """Preparation of an image for a network, with the names of timm's `pretrained_cfg`.
 
-    The shorter side is resized to `input_size / crop_pct`, rounded down, and the center is cropped; pixels from 0 to 1
-    are then normalised by `mean` and `std` of each channel, in RGB order.
+    With `crop_mode` `center` the shorter side is resized to `input_size / crop_pct`, rounded down, and the center is
+    cropped. With `letterbox`, as for detectors and segmenters, the longer side is resized to `input_size`, and what is
+    missing at the right or below is 0. Pixels from 0 to 1 are then normalised by `mean` and `std` of each channel, in
+    RGB order.
     """
 
     input_size: tuple[_Size, _Size, _Size]
@@ -42,7 +46,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     crop_pct: Annotated[float, Above(0, 1)] = EVAL_CROP_SHARE
     """0.875, or 1 if most images are no larger than the input: such an image is never cropped here."""
-    crop_mode: str = "center"
+    crop_mode: Literal["center", "letterbox"] = "center"
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[Annotated[float, Above(0, 1000)], ...] = IMAGENET.std
     label_names: tuple[str, ...] = ()
@@ -55,16 +59,21 @@ class Preprocess:
             raise InputError(message, got=f"{len(self.label_names)} names")
 
     @classmethod
-    def of(cls, *, input_size: tuple[int, int, int], num_classes: int, beside: Path | None = None) -> Self:
+    def of(
+        cls, *, input_size: tuple[int, int, int], num_classes: int, beside: Path | None = None, letterbox: bool = False
+    ) -> Self:
         """Return the record of a network, with what is known of the images that its weights were trained on.
 
         Args:
             input_size: Channels, height and width of the network's input.
             num_classes: Outputs of the network.
             beside: File of its weights; None: they are random.
+            letterbox: True for detectors and segmenters.
         """
         mean, std = _statistics(input_size[0])
         plain = cls(input_size=input_size, num_classes=num_classes, mean=mean, std=std)
+        if letterbox:
+            return replace(plain, interpolation="bilinear", crop_pct=1.0, crop_mode="letterbox")
         known = None if beside is None else read_preprocess(beside.parent)
         if known is None or known.num_classes != num_classes:
             return plain
@@ -80,6 +89,22 @@ class Preprocess:
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
         return json.dumps(self.to_timm(), ensure_ascii=False)
+
+
+def preprocess_of(space: AnySpace, arch: Arch, *, weights: Path | None) -> Preprocess:
+    """Return the record of a network of a space.
+
+    Args:
+        space: The space.
+        arch: The network.
+        weights: File of its weights, or of those that they are taken from; None: they are random.
+    """
+    return Preprocess.of(
+        input_size=space.input_shape_of(arch),
+        num_classes=space.config.num_classes,
+        beside=weights,
+        letterbox=space.config.task_head is not None,
+    )
 
 
 def describe_data(data: DataSplits, *, num_classes: int, image_shape: tuple[int, int, int]) -> Preprocess:

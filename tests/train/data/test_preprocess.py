@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.space import SPACES
 from hwnas.train.data.images import ArrayDataset
-from hwnas.train.data.preprocess import PREPROCESS, Preprocess, describe_data, read_preprocess, write_preprocess
+from hwnas.train.data.preprocess import (
+    PREPROCESS,
+    Preprocess,
+    describe_data,
+    preprocess_of,
+    read_preprocess,
+    write_preprocess,
+)
 from hwnas.train.data.sources import DataSplits
 
 
@@ -39,6 +47,14 @@ def test_a_record_is_found_beside_weights(tmp_path: Path) -> None:
     assert smaller == replace(written, input_size=(3, 16, 16))
     other = Preprocess.of(input_size=(3, 32, 32), num_classes=3, beside=weights)
     assert (other.label_names, other.crop_pct) == ((), 0.875)
+
+
+def test_images_of_detectors_are_letterboxed() -> None:
+    space = SPACES.get("retinanet-vitas-twins-micro")
+    found = preprocess_of(space, space.largest(), weights=None)
+    assert (found.crop_mode, found.crop_pct, found.interpolation) == ("letterbox", 1.0, "bilinear")
+    plain = SPACES.get("vitas-twins-micro")
+    assert preprocess_of(plain, plain.largest(), weights=None).crop_mode == "center"
 
 
 def test_keys_are_those_of_timm() -> None:
