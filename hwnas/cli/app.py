@@ -50,7 +50,7 @@ COMMANDS = (
     CommandRow("doctor", "hwnas.cli.doctor:doctor", "Check the devices, runtimes and packages of this machine."),
     CommandRow("spaces", "hwnas.cli.spaces:spaces", "List the search spaces and their published networks."),
     CommandRow("describe", "hwnas.cli.describe:describe", "Describe a network of a space and its costs."),
-    CommandRow("init", "hwnas.cli.init:init", "Write hwnas.toml: options for images and this machine."),
+    CommandRow("init", "hwnas.cli.init:init", "Write hwnas.toml: options of all commands for these images."),
     CommandRow("train", "hwnas.cli.train:train", "Train a weight-sharing supernet or a single network."),
     CommandRow("evaluate", "hwnas.cli.evaluate:evaluate", "Evaluate networks on held-out or test images."),
     CommandRow("profile", "hwnas.cli.profile:profile", "Measure networks on a device."),

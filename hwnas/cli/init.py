@@ -18,7 +18,7 @@ from hwnas.pipeline.project import Project, propose_project, require_no_file
 @click.option("--replace", is_flag=True, help="Replace a file that exists.")
 @json_option
 def init(data: str, *, minutes: float, replace: bool, as_json: bool) -> None:
-    """Write hwnas.toml: the options of all commands for DATA and this machine.
+    """Write hwnas.toml: options of all commands for these images.
 
     Looks at the images (a folder, Parquet, or another set as for hwnas train) and the devices, times a few training
     steps, and chooses space, recipe, epochs, batch, runtime and budget, with estimated times. Commands that are run in

@@ -23,6 +23,7 @@ SURFACE = {
     "doctor": ["--json"],
     "spaces": ["--json"],
     "describe": ["--classes", "--image-size", "--json", "--operations", "arch", "space"],
+    "init": ["--json", "--minutes", "--replace", "data"],
     "train": [
         "--arch",
         "--batch",

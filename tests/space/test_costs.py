@@ -15,13 +15,15 @@ from tests.space.closed_forms import count
 from tests.strategies import NAMED, TINY, changed, populations, space_id
 
 _SIZES = {"resnas": (112, 168, 280), "vitas-twins": (96, 192, 256)}
+_MINI_SIZES = {"resnas": (48, 144), "vitas-twins": (48, 192)}
 _MICRO_SIZES = {"resnas": (16, 48), "vitas-twins": (16, 48)}
 
 
 def _resized(space: AnySpace) -> list[AnySpace]:
     """The space at other image sizes, channels and classes; the sizes need not be multiples of the patch size."""
     micro = space.config.image_size < 224
-    sizes = (_MICRO_SIZES if micro else _SIZES).get(space.family, (40, 24) if micro else (96, 192, 250))
+    known = _MINI_SIZES if "-mini-" in space.name else _MICRO_SIZES if micro else _SIZES
+    sizes = known.get(space.family, (40, 24) if micro else (96, 192, 250))
     configs = [replace(space.config, image_size=size) for size in sizes]
     configs += [replace(space.config, channels=1, num_classes=10), replace(space.config, channels=7, num_classes=1)]
     return [replace(space, config=config) for config in configs]

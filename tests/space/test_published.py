@@ -292,6 +292,6 @@ def test_the_released_tiny_grid_has_as_many_networks_as_the_paper_counts() -> No
 
 
 def test_every_named_space_is_in_the_registry_once() -> None:
-    assert len(SPACES) == 22
+    assert len(SPACES) == 34
     for space in SPACES.values():
         assert SPACES.get(space.name.upper()) is space

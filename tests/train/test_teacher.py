@@ -88,4 +88,6 @@ def test_bad_teachers_are_named(tmp_path: Path) -> None:
 def test_a_published_classifier_of_other_classes_is_no_teacher() -> None:
     with pytest.raises(InputError, match=r"(?s)must know the same 3 classes.* which knows 1000") as caught:
         load_teacher(NAME, image_size=32, num_classes=3, pretrained=True)
-    assert caught.value.hint == "--teacher-weights FILE"
+    first, second = str(caught.value.hint).split(", and then ")
+    assert first == f"hwnas train --model {NAME} --pretrained --data DIR --out teacher"
+    assert second == "--teacher teacher"

@@ -79,6 +79,7 @@ def test_a_mistyped_objective_is_answered_with_the_whole_command(bench: dict[str
     assert str(caught.value).splitlines() == [
         "objective 'thruput' is not known",
         "  got     thruput",
-        "  known   accuracy, divergence, energy_j, knn_accuracy, latency_ms, macs, memory_mb, params, throughput",
+        "  known   accuracy, divergence, energy_j, knn_accuracy, latency_ms, mAP, mIoU, macs, memory_mb, params, "
+        "throughput",
         "  try     hwnas search --objective throughput",
     ]
