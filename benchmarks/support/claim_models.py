@@ -13,7 +13,7 @@ from hwnas.space.resnas import ResNasArch
 from hwnas.supernet.autoformer import AutoFormerSupernet, AutoFormerSupernetConfig, outline
 from hwnas.supernet.layers import init_linears
 from hwnas.supernet.network import Network, SegmentConfig
-from hwnas.supernet.resnas import Reduction, ReductionConfig, ResNasSupernet
+from hwnas.supernet.resnas import PatchLogits, Reduction, ReductionConfig, ResNasSupernet
 from hwnas.supernet.segments import SlicedSegment, sliced_segment
 from hwnas.supernet.supernet import Supernet
 
@@ -49,9 +49,8 @@ def _uniform_archs(config: AutoFormerConfig) -> Iterator[AutoFormerArch]:
 class ResNasWithoutSkip(ResNasSupernet):
     """ViT-ResNAS's supernet whose spatial reductions are not residual."""
 
-    def path(self, arch: ResNasArch) -> dict[str, SlicedSegment]:
-        """Return the segments of a network, the reductions without their skip."""
-        return {name: _without_skip(segment) for name, segment in super().path(arch).items()}
+    def _path(self, arch: ResNasArch, patch_logits: PatchLogits) -> dict[str, SlicedSegment]:
+        return {name: _without_skip(segment) for name, segment in super()._path(arch, patch_logits).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from benchmarks.claims import CLAIMS, Comparison, table
+from benchmarks.support.claim_models import PlainReduction
 from benchmarks.support.claim_variants import VARIANTS, Variant
 from hwnas.space.autoformer import AutoFormerArch, AutoFormerBlock
+from hwnas.supernet.resnas import Reduction
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,9 @@ def test_reductions_without_their_skip_have_the_same_weights() -> None:
 
     assert with_skip.state_dict().keys() == without.state_dict().keys()
     assert not torch.allclose(with_skip(images, arch), without(images, arch))
+
+
+def test_a_network_on_its_own_has_no_skip_where_its_supernet_has_none() -> None:
+    variant = VARIANTS.get("resnas, no skip")
+    network = variant.network(variant.space.largest(), seed=0)
+    assert [type(part) for part in network.modules() if isinstance(part, Reduction)] == [PlainReduction] * 2
