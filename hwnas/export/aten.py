@@ -60,6 +60,8 @@ class OperatorCall:
     """Traits of its operation (`hwnas.export.traits`)."""
     is_widened: bool = False
     """Part of an attention that torch computes in float32, whatever its inputs are."""
+    is_fused: bool = False
+    """Part of a recurrent layer, whose gates are computed with its products."""
     tables: frozenset[int] = frozenset()
     """Storages of parameters that are read by table rows and not by the call's own row."""
 
@@ -164,11 +166,14 @@ def _product(left: str, right: str) -> Convert:
 def _attention(call: OperatorCall) -> Operation:
     (*batch, queries, head_dim), (*_, keys, _) = call.shape("query"), call.shape("key")
     heads = prod(batch[-1:])
+    # Values may be wider than queries and keys (differential attention). Products and tensors then have the sizes that
+    # they would have if all were as wide as the mean.
+    widths = heads * (head_dim + call.shape("value")[-1])
     mask = call.arguments.get("attn_mask")
     return Attention(
         name="",
         heads=heads,
-        width=heads * head_dim,
+        width=widths // 2,
         queries=queries,
         keys=keys,
         windows=prod(batch[:-1]),
@@ -177,18 +182,21 @@ def _attention(call: OperatorCall) -> Operation:
 
 
 ATTENTION = "scaled_dot_product_attention"
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+"""Layers with one kernel for all steps, listed as their products."""
 _FUSED_BATCH = 2
 """Dimensions in front of tokens and width that a fused kernel takes: images and heads."""
 
 
 def _has_equal_heads(call: OperatorCall) -> bool:
-    """Return True if keys and values have the batch, heads and width of the queries; others are decomposed.
+    """Return True if keys and values have the batch and heads of the queries; others are decomposed.
 
     So is attention in five dimensions, such as that of windows (Hiera, NesT), or in three (SAM): torch's fused kernels
     take four.
     """
-    (*batch, _, width), *others = (call.shape(name) for name in ("query", "key", "value"))
-    return len(batch) == _FUSED_BATCH and all((*sizes[:-2], sizes[-1]) == (*batch, width) for sizes in others)
+    (*batch, _, width), key, value = (call.shape(name) for name in ("query", "key", "value"))
+    is_even = prod(batch[-1:]) * (width + value[-1]) % 2 == 0
+    return len(batch) == _FUSED_BATCH and is_even and list(key[:-2]) == batch == list(value[:-2]) and key[-1] == width
 
 
 # ---------------------------------------------------------------------------- norms, pools, the rest
@@ -299,13 +307,15 @@ _MOVES = {
     )
 } | {"constant_pad_nd": "pad", **dict.fromkeys(("cat", "concat", "concatenate", "stack"), "cat")}
 
-_UPSAMPLINGS = (
-    *(f"upsample_{mode}" for mode in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")),
-    *(f"upsample_nearest{dimensions}d" for dimensions in (1, 2, 3)),
-    *(f"_upsample_nearest_exact{dimensions}d" for dimensions in (1, 2, 3)),
-    *(f"_upsample_{mode}_aa" for mode in ("bilinear2d", "bicubic2d")),
-)
-"""Pointwise; torch would decompose them into many operators."""
+_UPSAMPLINGS = {
+    1: ("upsample_linear1d", "upsample_nearest1d", "_upsample_nearest_exact1d"),
+    2: (
+        *("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+        *("upsample_nearest2d", "_upsample_nearest_exact2d"),
+    ),
+    3: ("upsample_trilinear3d", "upsample_nearest3d", "_upsample_nearest_exact3d"),
+}
+"""Interpolations by dimensions of the grid; torch would decompose them into many operators."""
 
 RULES: Mapping[str, OperatorRule] = {
     "linear": OperatorRule(_linear, accepts=lambda call: len(call.shape("weight")) == 2),
@@ -325,6 +335,10 @@ RULES: Mapping[str, OperatorRule] = {
         for name, variant in _REDUCTIONS.items()
     },
     **{name: OperatorRule(_move(variant)) for name, variant in _MOVES.items()},
-    **{name: OperatorRule(_pointwise) for name in _UPSAMPLINGS},
+    **{
+        name: OperatorRule(_pool(name.lstrip("_"), dimensions))
+        for dimensions, names in _UPSAMPLINGS.items()
+        for name in names
+    },
 }
 """Rules by the name of the operator, without the underscore of its in-place form."""

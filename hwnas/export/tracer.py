@@ -33,6 +33,7 @@ from hwnas.export.aten import (
     ATTENTION,
     IMAGE,
     PASS_THROUGH,
+    RECURRENT,
     RULES,
     OperatorCall,
     TensorShape,
@@ -198,7 +199,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[OperatorCall] = []
         self._modules = [""]
-        self._in_attention = 0
+        self._in_attention = self._in_recurrent = 0
         self._image = example.untyped_storage()
         # Tensors are identified by the addresses of their storages. All are kept alive, since torch would reuse the
         # address of one that was freed.
@@ -229,9 +230,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call = self._describe(func, args, kwargs)
         if not (is_single_operation(call) or call.is_copy):
             self._in_attention += call.name == ATTENTION
+            self._in_recurrent += call.name in RECURRENT
             with self:  # the parts are dispatched to this recorder again
                 result = func.decompose(*args, **kwargs)
             self._in_attention -= call.name == ATTENTION
+            self._in_recurrent -= call.name in RECURRENT
             if result is not NotImplemented:
                 return result
             if func._overloadpacket in flop_registry and call.name not in RULES:
@@ -258,6 +261,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             is_copy=is_view or torch.Tag.inplace_view in func.tags or plain_name in PASS_THROUGH,
             is_in_place=name.endswith("_"),
             is_widened=self._in_attention > 0,
+            is_fused=self._in_recurrent > 0,
         )
 
     def _record(self, call: OperatorCall) -> None:
@@ -328,10 +332,10 @@ class _RowMaker:
 
     def _rows(self, call: OperatorCall) -> Iterator[Operation]:
         """Yield the row of a call, after rows for tables that it is the first to read."""
-        if call.is_copy:
+        row = None if call.is_copy else to_operation(call)
+        if row is None or (call.is_fused and not row.macs):
             yield from self._tables(self._uncounted_inputs(call))
             return
-        row = to_operation(call)
         counted = 0
         for shape in _weights(call) if row.params else ():
             # A slice of a parameter or a reshaped part of it is no weight of its own: it becomes a table below.

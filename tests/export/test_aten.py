@@ -158,7 +158,10 @@ def test_a_pointwise_operation(name: str) -> None:
 
 def test_an_upsampling_writes_what_it_makes() -> None:
     (found,) = of_function(lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), *GRID)
-    assert (found.label, found.elements_written, found.macs) == ("upsample_bilinear2d", 8 * 144, 0)
+    assert found == Pool(
+        name="upsample_bilinear2d", variant="upsample_bilinear2d", positions_in=36, positions_out=144, channels=8
+    )
+    assert (found.elements_read, found.elements_written, found.macs) == (8 * 36, 8 * 144, 0)
 
 
 POOLS: dict[str, tuple[Callable[[Tensor], object], str, tuple[int, int, int]]] = {

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hwnas.errors import InputError
 from hwnas.export.tracer import trace_module, trace_workload
 from hwnas.space import autoformer, glit
-from hwnas.workload import Attention, Elementwise, Linear, MatMul, Move, Norm, Table, Workload
+from hwnas.workload import Attention, Elementwise, Linear, Move, Norm, Table, Workload
 from tests.export.counters import counted
 from tests.export.mirrors import Block, Head, Locality, Mixed, SelfAttention, Stem
 from tests.export.operations import without_traits
@@ -303,7 +303,10 @@ def test_attention_in_other_than_four_dimensions_is_not_fused(batch: tuple[int, 
 def test_an_lstm_counts_the_products_of_all_its_gates() -> None:
     # timm's tables count 0.6 of these for Sequencer2D, whose paper (Tatsunami and Taki 2022) states all of them.
     module = Written(lambda self, x: self.lstm(x)[0], lstm=nn.LSTM(16, 8, bidirectional=True, batch_first=True))
-    assert trace_module(module, input_shape=TOKENS).macs == 2 * 10 * 4 * 8 * (16 + 8)
+    traced = trace_module(module, input_shape=TOKENS)
+    assert traced.macs == 2 * 10 * 4 * 8 * (16 + 8)
+    # One kernel computes the gates: no row but the products.
+    assert {row.label for row in traced.operations} == {"linear"}
 
 
 def test_a_mask_is_read() -> None:
@@ -313,12 +316,16 @@ def test_a_mask_is_read() -> None:
     assert found.elements_read == 3 * 10 * 24 + 300
 
 
-def test_values_of_another_width_are_written_as_products() -> None:
-    products = [part for part in attention((1, 3, 10, 8), (1, 3, 10, 8), value=4).operations if part.macs]
-    assert products == [
-        MatMul(name="matmul", batch=3, rows=10, inner=8, columns=10),
-        MatMul(name="matmul_2", batch=3, rows=10, inner=10, columns=4),
-    ]
+def test_values_of_another_width_count_as_the_mean_of_both() -> None:
+    (found,) = attention((1, 4, 10, 8), (1, 4, 10, 8), value=16).operations
+    assert found == Attention(name="attention", heads=4, width=48, queries=10, keys=10)
+    assert found.macs == 4 * 10 * 10 * (8 + 16)
+    assert found.elements_read + found.elements_written == 4 * 10 * (8 + 8 + 16 + 16)
+
+
+def test_widths_without_a_whole_mean_are_written_as_products() -> None:
+    products = [part for part in attention((1, 3, 10, 8), (1, 3, 10, 8), value=5).operations if part.macs]
+    assert [part.macs for part in products] == [3 * 10 * 10 * 8, 3 * 10 * 10 * 5]
 
 
 def test_grouped_queries_count_for_every_head_of_theirs() -> None:

@@ -40,8 +40,14 @@ _TILE = {"gpu": (128, 128, 32), "cpu": (1, 16, 1)}
 _WIDTHS = (128, 256, 512)
 _HEADS = (32, 64)
 _TRANSCENDENTAL = ("gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "hardsigmoid", "mish", "softplus")
+_NORMS = ("layer_norm", "batch_norm", "group_norm")
+_LARGE_KERNEL = 49
+"""Elements of the largest depthwise kernel for which libraries have code of its own."""
+_LATENCY_S = 1e-7
+"""Order of the time that a thread of a GPU waits for memory."""
 _PAGE_BYTES = 4096
 _HALF_BYTES = 2
+_REDUCTIONS = ("sum", "amax", "amin", "prod")
 _MOVING = ("params", "memory_bound", "scores", "masked")
 """Last parts of the names of terms that are times of moving data, besides those of bytes."""
 
@@ -123,16 +129,19 @@ def _convolution(operation: Convolution, conditions: Conditions, batch: Amount) 
 def _convolution_groups(operation: Convolution) -> Iterator[tuple[str, Amount]]:
     """Classify a convolution: for each element one class is 1, the others 0."""
     # A 1x1 convolution is a linear layer; one whose kernel equals its stride reads each pixel once (patch embeddings).
-    depthwise = np.equal(operation.groups, operation.inputs) & np.greater(operation.groups, 1)
-    grouped = np.greater(operation.groups, 1) & ~depthwise
-    pointwise = ~depthwise & ~grouped & np.equal(operation.kernel, 1)
+    per_channel = np.equal(operation.groups, operation.inputs) & np.greater(operation.groups, 1)
+    large = per_channel & np.greater(operation.kernel, _LARGE_KERNEL)
+    depthwise = per_channel & ~large
+    grouped = np.greater(operation.groups, 1) & ~per_channel
+    pointwise = ~per_channel & ~grouped & np.equal(operation.kernel, 1)
     patches = np.equal(operation.positions_in, np.multiply(operation.positions_out, operation.kernel))
-    patchify = ~depthwise & ~grouped & ~pointwise & patches
+    patchify = ~per_channel & ~grouped & ~pointwise & patches
     yield "depthwise", depthwise
+    yield "large_depthwise", large
     yield "grouped", grouped
     yield "linear", pointwise
     yield "patchify", patchify
-    yield "convolution", ~(depthwise | grouped | pointwise | patchify)
+    yield "convolution", ~(per_channel | grouped | pointwise | patchify)
 
 
 def _matmul(operation: MatMul, conditions: Conditions, batch: Amount) -> Iterator[Term]:
@@ -145,6 +154,8 @@ def _matmul(operation: MatMul, conditions: Conditions, batch: Amount) -> Iterato
     if conditions.torch_layouts and conditions.bytes_per_element == _HALF_BYTES and FLOAT32 in operation.traits:
         # Attention that no fused kernel takes: torch computes it in float32, not with the units for half precision.
         yield "float32.macs", MS_PER_S * 2 * product.macs / conditions.op_per_s
+        padded = product.count * _up(product.rows, 64) * _up(product.columns, 64) * product.depth
+        yield "float32.padding", MS_PER_S * 2 * (padded - product.macs) / conditions.op_per_s
     else:
         yield from _compute("matmul", product, conditions)
     yield from _traffic("matmul", operation, conditions, batch)
@@ -176,7 +187,7 @@ def _relative(operation: RelativePosition, conditions: Conditions, batch: Amount
 
 
 def _norm(operation: Norm, conditions: Conditions, batch: Amount) -> Iterator[Term]:
-    group = {"layer_norm": "layer_norm", "batch_norm": "batch_norm"}.get(operation.label, "other_norm")
+    group = operation.label if operation.label in _NORMS else "other_norm"
     moved = _bytes_ms(_moved(operation, batch), conditions)
     for name, chosen in _classes(operation.channels, (256,)):
         yield f"{group}.bytes{name}", chosen * moved
@@ -204,7 +215,14 @@ def _move(operation: Move, conditions: Conditions, batch: Amount) -> Iterator[Te
 
 
 def _pool(operation: Pool, conditions: Conditions, batch: Amount) -> Iterator[Term]:
-    yield "pool.bytes", _bytes_ms(_moved(operation, batch), conditions)
+    group = "reduction" if operation.label in _REDUCTIONS else "pool"
+    if operation.label.startswith("upsample"):
+        group = "interpolation"
+        if conditions.kind == "gpu" and conditions.torch_layouts and STRIDED not in operation.traits:
+            # torch's kernel gives each position a thread, which goes through all images and channels. Tokens that are
+            # seen as an image have their channels last, and a kernel with a thread for each value.
+            yield "interpolation.serial", MS_PER_S * _LATENCY_S * batch * operation.channels
+    yield f"{group}.bytes", _bytes_ms(_moved(operation, batch), conditions)
     yield "calls.pool", 1.0
 
 

@@ -156,7 +156,14 @@ def usual_coefficients(features: Features, target: Numbers) -> Numbers:
     return known * float(np.exp(np.median(np.log(target / sums))))
 
 
-_USUAL = {"linear": 1.5, "attention": 3.0, "convolution": 2.5, "depthwise": 8.0, "grouped": 5.0}
+_USUAL = {
+    "linear": 1.5,
+    "attention": 3.0,
+    "convolution": 2.5,
+    "depthwise": 8.0,
+    "large_depthwise": 80.0,
+    "grouped": 5.0,
+}
 _USUAL_SUFFIX = {"padding": 0.5, "waves": 0.5, "memory_bound": 0.5, "paged": 0.3, "bytes": 0.8, "params": 0.8}
 
 
@@ -167,6 +174,8 @@ def _usual(name: str) -> float:
         return 0.05
     if group == "calls":
         return 0.004
+    if rest == "serial":
+        return 2.0
     if rest.startswith("macs"):
         return _USUAL.get(group, 2.0)
     if group == "attention" and rest not in ("padding", "paged"):

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from hwnas.predict.features.conditions import Conditions
 from hwnas.predict.features.terms import _TERMS, is_moving, terms
@@ -39,6 +40,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Linear(name="once", tokens=10, inputs=100, outputs=300, traits=(ONCE,)),
     convolution("convolution"),
     convolution("depthwise", groups=8),
+    convolution("large depthwise", groups=8, kernel=81),
     convolution("grouped", groups=2),
     convolution("pointwise", kernel=1),
     convolution("patchify", kernel=4, positions_out=4),
@@ -48,12 +50,15 @@ OPERATIONS: tuple[Operation, ...] = (
     RelativePosition(name="relative", heads=2, grid=3, head_dim=32, clip=2),
     *(
         Norm(name=f"{variant}-{channels}", variant=variant, tokens=10, channels=channels)
-        for variant in ("layer_norm", "batch_norm", "group_norm")
+        for variant in ("layer_norm", "batch_norm", "group_norm", "rms_norm")
         for channels in (64, 512)
     ),
     *(Elementwise(name=name, variant=name, elements=100) for name in ("softmax", "add", "mul", "gelu", "relu")),
     *(Move(name=name, variant=name, elements=100) for name in ("cat", "roll", "pad", "gather")),
-    Pool(name="pool", positions_in=16, positions_out=4, channels=8),
+    *(
+        Pool(name=variant, variant=variant, positions_in=16, positions_out=4, channels=8)
+        for variant in ("pool", "sum", "upsample_bilinear2d")
+    ),
     Table(name="table", elements=100),
 )
 
@@ -100,3 +105,23 @@ def test_products_in_float32_have_a_rate_of_their_own_in_half_precision_of_torch
         names = set(dict(terms(widened, other, 5.0)))
         assert "float32.macs" not in names
         assert "matmul.macs<=128" in names
+
+
+def test_interpolations_go_through_images_and_channels_one_by_one_in_torch_on_gpus() -> None:
+    rows = Pool(name="interpolate", variant="upsample_bilinear2d", positions_in=49, positions_out=196, channels=64)
+    gpu = Conditions(kind="gpu", op_per_s=1e12, byte_per_s=1e12, bytes_per_element=2, torch_layouts=True)
+    assert dict(terms(rows, gpu, 5.0))["interpolation.serial"] == pytest.approx(1e3 * 1e-7 * 5 * 64)
+    strided = dataclasses.replace(rows, traits=(STRIDED,))
+    for row, other in (
+        (strided, gpu),
+        (rows, dataclasses.replace(gpu, kind="cpu")),
+        (rows, dataclasses.replace(gpu, torch_layouts=False)),
+    ):
+        assert "interpolation.serial" not in dict(terms(row, other, 5.0))
+
+
+@pytest.mark.parametrize(("kernel", "group"), [(49, "depthwise"), (81, "large_depthwise")])
+def test_depthwise_kernels_that_libraries_have_no_code_for_are_a_class_of_their_own(kernel: int, group: str) -> None:
+    device = Conditions(kind="gpu", op_per_s=1e12, byte_per_s=1e12, bytes_per_element=2)
+    found = dict(terms(convolution("depthwise", groups=8, kernel=kernel), device, 1.0))
+    assert {name.partition(".")[0] for name in found} == {group, "calls", "moment"}
