@@ -2,8 +2,8 @@
 
 - `ONCE`: the operation does not depend on the image, and its result is no larger for two images than for one. Computed
   position tables, and scales and biases that are made of other parameters, run once for a whole batch.
-- `STRIDED`: a norm, an elementwise operation or an interpolation reads activations that are not contiguous, such as
-  tokens that are a transposed view of a convolution's output, and anything that is added to them.
+- `STRIDED`: a norm or an elementwise operation reads activations that are not contiguous, such as tokens that are a
+  transposed view of a convolution's output, and anything that is added to them.
 - `FLOAT32`: under torch's autocast, a norm reads float32 or an elementwise operation returns it. Products return half
   precision, parameters stay in float32, and the sum of both is float32. So is the residual stream behind a position
   table. Norms are assumed to return half precision, as those of timm do in its benchmark. Attention that no fused
@@ -65,11 +65,9 @@ class _TensorTracker:
         if not activations:
             grows = _num_elements(twin) != _num_elements(call)
             return () if grows else (ONCE,)
-        is_strided = not all(shape.in_order for shape in activations)
-        if operation.label.startswith("upsample"):
-            return (STRIDED,) if is_strided else ()
         if operation.kind not in ("norm", "elementwise"):
             return (FLOAT32,) if call.is_widened and operation.kind == "matmul" else ()
+        is_strided = not all(shape.in_order for shape in activations)
         return tuple(name for name, holds in ((STRIDED, is_strided), (FLOAT32, is_float32)) if holds)
 
     def _reads_half(self, shape: TensorShape) -> bool:

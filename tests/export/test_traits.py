@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -75,23 +74,6 @@ def test_attention_that_no_fused_kernel_takes_is_in_float32() -> None:
     assert len(products) == 2
     assert all(FLOAT32 in own[name] for name in (*products, "softmax"))
     assert traits(Windowed(own_dimension=False)) == {"patches": (), "attention": ()}
-
-
-@pytest.mark.parametrize("tokens", [False, True])
-def test_interpolating_tokens_is_strided(tokens: bool) -> None:
-    class Interpolated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches = nn.Conv2d(3, 16, 4, stride=4)
-            self.fc = nn.Linear(16, 16)
-
-        def forward(self, images: Tensor) -> Tensor:
-            grid = self.patches(images)
-            if tokens:
-                grid = self.fc(grid.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid.shape[2:])
-            return nn.functional.interpolate(grid, scale_factor=2.0, mode="bilinear")
-
-    assert traits(Interpolated())["upsample_bilinear2d"] == ((STRIDED,) if tokens else ())
 
 
 class Biased(nn.Module):

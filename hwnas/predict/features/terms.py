@@ -43,8 +43,6 @@ _TRANSCENDENTAL = ("gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "hards
 _NORMS = ("layer_norm", "batch_norm", "group_norm")
 _LARGE_KERNEL = 49
 """Elements of the largest depthwise kernel for which libraries have code of its own."""
-_LATENCY_S = 1e-7
-"""Order of the time that a thread of a GPU waits for memory."""
 _PAGE_BYTES = 4096
 _HALF_BYTES = 2
 _REDUCTIONS = ("sum", "amax", "amin", "prod")
@@ -217,11 +215,7 @@ def _move(operation: Move, conditions: Conditions, batch: Amount) -> Iterator[Te
 def _pool(operation: Pool, conditions: Conditions, batch: Amount) -> Iterator[Term]:
     group = "reduction" if operation.label in _REDUCTIONS else "pool"
     if operation.label.startswith("upsample"):
-        group = "interpolation"
-        if conditions.kind == "gpu" and conditions.torch_layouts and STRIDED not in operation.traits:
-            # torch's kernel gives each position a thread, which goes through all images and channels. Tokens that are
-            # seen as an image have their channels last, and a kernel with a thread for each value.
-            yield "interpolation.serial", MS_PER_S * _LATENCY_S * batch * operation.channels
+        group = "elementwise"  # too few families have any to be fitted apart
     yield f"{group}.bytes", _bytes_ms(_moved(operation, batch), conditions)
     yield "calls.pool", 1.0
 

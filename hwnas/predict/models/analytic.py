@@ -174,8 +174,6 @@ def _usual(name: str) -> float:
         return 0.05
     if group == "calls":
         return 0.004
-    if rest == "serial":
-        return 2.0
     if rest.startswith("macs"):
         return _USUAL.get(group, 2.0)
     if group == "attention" and rest not in ("padding", "paged"):

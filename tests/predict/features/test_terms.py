@@ -107,17 +107,16 @@ def test_products_in_float32_have_a_rate_of_their_own_in_half_precision_of_torch
         assert "matmul.macs<=128" in names
 
 
-def test_interpolations_go_through_images_and_channels_one_by_one_in_torch_on_gpus() -> None:
-    rows = Pool(name="interpolate", variant="upsample_bilinear2d", positions_in=49, positions_out=196, channels=64)
-    gpu = Conditions(kind="gpu", op_per_s=1e12, byte_per_s=1e12, bytes_per_element=2, torch_layouts=True)
-    assert dict(terms(rows, gpu, 5.0))["interpolation.serial"] == pytest.approx(1e3 * 1e-7 * 5 * 64)
-    strided = dataclasses.replace(rows, traits=(STRIDED,))
-    for row, other in (
-        (strided, gpu),
-        (rows, dataclasses.replace(gpu, kind="cpu")),
-        (rows, dataclasses.replace(gpu, torch_layouts=False)),
-    ):
-        assert "interpolation.serial" not in dict(terms(row, other, 5.0))
+@pytest.mark.parametrize(
+    ("variant", "group"), [("pool", "pool"), ("sum", "reduction"), ("upsample_bilinear2d", "elementwise")]
+)
+def test_poolings_reductions_and_interpolations_are_classes_of_their_own(variant: str, group: str) -> None:
+    device = Conditions(kind="gpu", op_per_s=1e12, byte_per_s=1e12, bytes_per_element=2)
+    rows = Pool(name="pool", variant=variant, positions_in=49, positions_out=196, channels=64)
+    assert dict(terms(rows, device, 5.0)) == {
+        f"{group}.bytes": pytest.approx(1e3 * 2 * 5 * 64 * (49 + 196) / 1e12),
+        "calls.pool": 1.0,
+    }
 
 
 @pytest.mark.parametrize(("kernel", "group"), [(49, "depthwise"), (81, "large_depthwise")])
