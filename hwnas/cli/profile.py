@@ -235,7 +235,8 @@ def profile(
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
             command = (*command, *(() if gpus is None else ("--gpus", gpus)))
-            command = (*command, *(() if on is None else ("--on", on)))
+            if on is not None:
+                command = (*command, "--on", on, "--remote-python", remote_python)
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
             raise Interrupted(message, number=signal_number(stopped)) from stopped
     _print_measured(measured, folder=out, as_json=as_json)

@@ -216,6 +216,9 @@ def export_network(
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
     if precision in QUANTISED_PRECISIONS:
+        if source.space.config.task_head is not None:
+            message = f"{precision} is for networks that classify: its accuracy is checked by their classes"
+            raise InputError(message, got=source.space.name, hint="--precision fp16")
         images = open_quantisation_images(
             quantisation or QuantisationOptions(),
             run=run,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hwnas.errors import InputError, Interrupted
 from hwnas.profile.worker_messages import MeasurementTask, TaskResult, WorkerFacts
@@ -90,11 +90,14 @@ class Crew:
     def __init__(self, pairs: Sequence[WorkerPair]) -> None:
         self.pairs = tuple(pairs)
         self._threads = {pair: ThreadPoolExecutor(max_workers=1) for pair in pairs} if len(pairs) > 1 else {}
+        self._last: dict[WorkerPair, Future[Any]] = {}
 
     def submit(self, pair: WorkerPair, work: Callable[[], Result]) -> "Future[Result]":
         """Let a pair do some work: in its thread if there are several pairs, else before this method returns."""
         if self._threads:
-            return self._threads[pair].submit(work)
+            waiting = self._threads[pair].submit(work)
+            self._last[pair] = waiting
+            return waiting
         done: Future[Result] = Future()
         try:
             done.set_result(work())
@@ -123,9 +126,13 @@ class Crew:
         notes = tuple(dict.fromkeys(note for facts in (first, *others) for note in facts.notes))
         return replace(first, notes=notes)
 
+    def _busy(self) -> list[WorkerPair]:
+        # The connection of a host serves the next campaign too, unless it is ended in the middle of its work.
+        return [pair for pair, last in self._last.items() if not last.done()]
+
     def close(self) -> None:
         """End all processes, also in the middle of a measurement."""
-        for pair in self._threads:
+        for pair in self._busy():
             pair.interrupt()
         for thread in self._threads.values():
             thread.shutdown(cancel_futures=True)

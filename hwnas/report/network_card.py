@@ -72,7 +72,7 @@ def _preparation(preprocess: Mapping[str, Any]) -> list[str]:
     names = preprocess.get("label_names", ())
     how = f"the shorter side to {size} pixels ({preprocess['interpolation']}), center crop"
     if preprocess["crop_mode"] == "letterbox":
-        how = f"the longer side to {size} pixels ({preprocess['interpolation']}), the rest right and below 0"
+        how = f"the longer side to {size} pixels ({preprocess['interpolation']}), top left on the color of the mean"
     return [
         f"- preparation: {how}, pixels from 0 to 1 less {mean}, divided by {std}",
         *([f"- classes: {', '.join(names)}"] if names else []),

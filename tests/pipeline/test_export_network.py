@@ -249,3 +249,9 @@ def test_int8_without_its_images_writes_nothing(
     with pytest.raises(error, match=message):
         export_network("autoformer-micro", "min", out=tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_is_not_quantised(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="int8 is for networks that classify"):
+        export_network("retinanet-vitas-twins-micro", "min", out=tmp_path, precision="int8")
+    assert not list(tmp_path.iterdir())

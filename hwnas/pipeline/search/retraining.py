@@ -28,6 +28,10 @@ RECIPE = "recipe.toml"
 def require_retrainable(supernet: "OpenSupernet", post_search: PostSearch) -> None:
     """Raise an InputError if networks of a supernet cannot be retrained in the requested way."""
     space, classes = supernet.space, len(supernet.data.classes)
+    if space.config.task_head is not None:
+        message = "a search retrains networks for classification"
+        hint = "hwnas train --arch ID --supernet RUN"
+        raise InputError(message, got=f"{space.name}, a space of detectors or segmenters", hint=hint)
     if classes != space.config.num_classes:
         message = "networks are retrained on images of the classes that they answer"
         got = f"{classes} classes in {supernet.data.name}, not {space.config.num_classes}"

@@ -9,8 +9,10 @@ import fcntl
 import json
 import os
 import queue
+import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -135,7 +137,9 @@ def _checked(values: Mapping[str, Any]) -> Hello:
 
 
 def _serve(hello: Hello, requests: BinaryIO, channel: Channel) -> None:
-    folder, ended = cache_folder() / "agent", threading.Event()
+    # Machines may share a home directory.
+    machine = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname()) or "here"
+    folder, ended = cache_folder() / "agent" / machine, threading.Event()
     threading.Thread(target=channel.keep_alive, args=(ended,), daemon=True).start()
     with HostLock(folder, hello, wait=lambda: channel.is_open), _spool(folder) as spool:
         last = LastAnswer(folder / f"last-{hello.campaign}.json")
@@ -272,7 +276,7 @@ class Agent:
 
     def __init__(self, spool: Path, channel: Channel, last: LastAnswer) -> None:
         self._spool, self._channel, self._last = spool, channel, last
-        self._inbox: queue.Queue[Message | None] = queue.Queue()
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._workers: dict[int, Worker] = {}
         self._limits = WorkerLimits()
         self._stopping = threading.Event()

@@ -119,7 +119,8 @@ class RemoteRunner:
     def _ask(self, values: Mapping[str, object]) -> Availability:
         answer = self._connection.request({"runtime": self._name, **values})
         found = from_mapping(Availability, _answered(answer, "availability"), where=self._connection.host)
-        return replace(found, reason=printable(f"{self._connection.host}: {found.reason}", limit=600))
+        extra = found.extra if found.extra and re.fullmatch(r"[a-z-]{1,30}", found.extra) else None
+        return replace(found, reason=printable(f"{self._connection.host}: {found.reason}", limit=600), extra=extra)
 
 
 class RemoteMeasurer:

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 """Time that a client has to send its request."""
+_SEND_S = 300.0
+"""Time that an answer may take to arrive."""
 
 _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -103,7 +105,10 @@ class LiveServer(ThreadingHTTPServer):
 
     def accepts_host(self, header: str | None) -> bool:
         """Return True if a `Host` header names this server, rather than a name that somebody else points to it."""
-        name = (urlsplit(f"//{header or ''}").hostname or "").casefold()
+        try:
+            name = (urlsplit(f"//{header or ''}").hostname or "").casefold()
+        except ValueError:  # an open bracket
+            return False
         if name in {self._host.casefold(), "localhost", "127.0.0.1", "::1"}:
             return True
         return self._host in _ANY_HOST and (name == socket.gethostname().casefold() or _is_address(name))
@@ -177,6 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
+        self.connection.settimeout(_SEND_S)  # the library of the plots has megabytes
         if self.command != "HEAD":
             self.wfile.write(answer.body)
 
