@@ -253,5 +253,11 @@ def test_int8_without_its_images_writes_nothing(
 
 def test_a_detector_is_not_quantised(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="int8 is for networks that classify"):
-        export_network("retinanet-vitas-twins-micro", "min", out=tmp_path, precision="int8")
+        export_network(
+            "retinanet-vitas-twins-micro",
+            "min",
+            out=tmp_path,
+            precision="int8",
+            quantisation=QuantisationOptions(data="digits"),
+        )
     assert not list(tmp_path.iterdir())

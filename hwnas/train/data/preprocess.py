@@ -36,8 +36,8 @@ class Preprocess:
 
     With `crop_mode` `center` the shorter side is resized to `input_size / crop_pct`, rounded down, and the center is
     cropped. With `letterbox`, as for detectors and segmenters, the longer side is resized to `input_size`, and the
-    image is placed at the top left. Pixels from 0 to 1 are then normalised by `mean` and `std` of each channel, in RGB order;
-    what is missing at the right or below has the color `mean`, which becomes 0.
+    image is placed at the top left. Pixels from 0 to 1 are then normalised by `mean` and `std` of each channel, in RGB
+    order; what is missing at the right or below has the color `mean`, which becomes 0.
     """
 
     input_size: tuple[_Size, _Size, _Size]
