@@ -173,7 +173,9 @@ def _locality(done: Mapping[str, Any], seeds: int) -> Iterator[Comparison]:
         sides=("with locality", "attention alone"),
         values=_pair(_GLIT, lambda name, seed: 100 * done[f"within macs {name} {seed}"]["test"], seeds),
     )
-    levels = [done[f"supernet glit {seed}"]["levels"] for seed in range(seeds)]
+    levels = [found["levels"] for seed in range(seeds) if "levels" in (found := done[f"supernet glit {seed}"])]
+    if not levels:
+        return
     best = [[100 * mean(values[name]) for values in levels] for name in ("two", "one")]
     yield Comparison(
         claim="d. Search on two levels, equal evaluations",

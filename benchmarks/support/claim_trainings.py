@@ -335,6 +335,6 @@ class Trainings:
 class _OneLevel(GlitEvolution):
     """GLiT's evolution with distribution and details searched at once."""
 
-    def run(self, ledger: Any, *, seed: int) -> None:
-        """Search every window on one level."""
-        super(GlitEvolution, self).run(ledger, seed=seed)
+    def begin(self, *arguments: Any, **settings: Any) -> Any:
+        """Search one window on one level."""
+        return super(GlitEvolution, self).begin(*arguments, **settings)

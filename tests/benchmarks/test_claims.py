@@ -3,7 +3,14 @@ import torch
 
 from benchmarks.claims import CLAIMS, Comparison, table
 from benchmarks.support.claim_models import PlainReduction
+from benchmarks.support.claim_trainings import _OneLevel
 from benchmarks.support.claim_variants import VARIANTS, Variant
+from hwnas.pipeline.search.predicted_metrics import CheapMetrics
+from hwnas.search.ledger import Budget
+from hwnas.search.objective import make_objectives
+from hwnas.search.problem import Evaluators, Problem
+from hwnas.search.run import run_search
+from hwnas.search.strategies.published import GlitEvolution
 from hwnas.space.autoformer import AutoFormerArch, AutoFormerBlock
 from hwnas.supernet.resnas import Reduction
 
@@ -68,3 +75,16 @@ def test_a_network_on_its_own_has_no_skip_where_its_supernet_has_none() -> None:
     variant = VARIANTS.get("resnas, no skip")
     network = variant.network(variant.space.largest(), seed=0)
     assert [type(part) for part in network.modules() if isinstance(part, Reduction)] == [PlainReduction] * 2
+
+
+def test_one_level_evolves_layout_and_details_together() -> None:
+    space = VARIANTS.get("glit").space
+    problem = Problem(space=space, objectives=make_objectives([], macs=False), constraints=())
+    found = {}
+    for strategy in (GlitEvolution(windows=1), _OneLevel(windows=1)):
+        evaluators = Evaluators(
+            cheap=CheapMetrics(space=space), expensive=lambda genomes: enumerate([0.5] * len(genomes))
+        )
+        result = run_search(problem, evaluators, strategy=strategy, budget=Budget(evaluations=24), seed=0)
+        found[type(strategy)] = result.candidates.genomes[:8].tolist()
+    assert found[GlitEvolution] != found[_OneLevel]
