@@ -1,8 +1,6 @@
 """The trainings and searches behind the claims of the papers, each done once and kept by its name."""
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +16,7 @@ from torch import nn
 from benchmarks.support.claim_models import hand_made
 from benchmarks.support.claim_variants import SEARCHED, VARIANTS, Variant, fresh
 from benchmarks.support.elastic_fronts import fitted_latency, latencies
-from hwnas.config import load_json
-from hwnas.devices import detect
-from hwnas.errors import InputError
-from hwnas.files import write_atomic
+from benchmarks.support.parts import Parts
 from hwnas.metrics import METRICS, Quantity
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics
 from hwnas.search.ledger import Budget
@@ -53,7 +48,7 @@ _SHAPE = (3, 32, 32)
 _CLASSES = 10
 
 
-class Trainings:
+class Trainings(Parts):
     """All parts of the benchmark, with the results of those that are finished."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -61,33 +56,7 @@ class Trainings:
         self.data = self._opened(options.data, images=options.images)
         settings = {"data": self.data.fingerprint, "transfer": options.transfer and Path(options.transfer).name}
         settings |= {name: getattr(options, name) for name in ("images", "heldout", "epochs", "evaluations")}
-        self.state: dict[str, Any] = {"settings": settings, "done": {}}
-        if options.state.exists():
-            known: Any = load_json(options.state)
-            if known["settings"] != settings:
-                message = f"{options.state} must be of the same benchmark"
-                raise InputError(message, got="other settings", hint="another --state")
-            self.state = known
-
-    @property
-    def done(self) -> dict[str, dict[str, Any]]:
-        """The results of finished parts."""
-        finished: dict[str, dict[str, Any]] = self.state["done"]
-        return finished
-
-    def part(self, key: str, make: Callable[[], dict[str, Any]], *, until: float) -> bool:
-        """Do a part that is not finished, and return True; False if there is no time to begin it."""
-        if key in self.done:
-            return True
-        if time.monotonic() >= until:
-            return False
-        began = time.process_time()
-        found = make()
-        self.done[key] = {**found, "seconds": round(time.process_time() - began, 1), "cpu": detect().cpu.slug}
-        write_atomic(self.options.state, json.dumps(self.state, indent=1) + "\n")
-        brief = {name: value for name, value in found.items() if isinstance(value, (float, int))}
-        print(f"{time.strftime('%H:%M')} {key}: {self.done[key]['seconds']} CPU s {brief}", file=sys.stderr, flush=True)
-        return True
+        super().__init__(options.state, settings)
 
     # Supernets.
 

@@ -1,8 +1,6 @@
 """The trainings and searches of the benchmark of detectors, each done once and kept by its name."""
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.support.elastic_fronts import fitted_latency, latencies
-from hwnas.config import load_json
-from hwnas.devices import detect
-from hwnas.errors import InputError
-from hwnas.files import write_atomic
+from benchmarks.support.parts import Parts
 from hwnas.metrics import METRICS
 from hwnas.pipeline.search.predicted_metrics import CheapMetrics
 from hwnas.search.ledger import Budget
@@ -53,7 +48,7 @@ STEP_NETWORKS, STEP_REPEATS = 6, 5
 SETTINGS = ("space", "image_size", "images", "heldout", "epochs", "batch", "evaluations")
 
 
-class DetectionTrainings:
+class DetectionTrainings(Parts):
     """All parts of the benchmark, with the results of those that are finished."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -65,33 +60,7 @@ class DetectionTrainings:
             SPACES.get(options.space), image_size=options.image_size, num_classes=self.data.num_classes
         )
         settings = {"data": self.data.fingerprint, **{name: getattr(options, name) for name in SETTINGS}}
-        self.state: dict[str, Any] = {"settings": settings, "done": {}}
-        if options.state.exists():
-            known: Any = load_json(options.state)
-            if known["settings"] != settings:
-                message = f"{options.state} must be of the same benchmark"
-                raise InputError(message, got="other settings", hint="another --state")
-            self.state = known
-
-    @property
-    def done(self) -> dict[str, dict[str, Any]]:
-        """The results of finished parts."""
-        finished: dict[str, dict[str, Any]] = self.state["done"]
-        return finished
-
-    def part(self, key: str, make: Callable[[], dict[str, Any]], *, until: float) -> bool:
-        """Do a part that is not finished, and return True; False if there is no time to begin it."""
-        if key in self.done:
-            return True
-        if time.monotonic() >= until:
-            return False
-        began = time.process_time()
-        found = make()
-        self.done[key] = {**found, "seconds": round(time.process_time() - began, 1), "cpu": detect().cpu.slug}
-        write_atomic(self.options.state, json.dumps(self.state, indent=1) + "\n")
-        brief = {name: value for name, value in found.items() if isinstance(value, (float, int))}
-        print(f"{time.strftime('%H:%M')} {key}: {self.done[key]['seconds']} CPU s {brief}", file=sys.stderr, flush=True)
-        return True
+        super().__init__(options.state, settings)
 
     def supernet(self, seed: int) -> dict[str, Any]:
         """Train a supernet, evaluate random networks with inherited weights, and search it."""

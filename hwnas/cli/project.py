@@ -20,7 +20,7 @@ from hwnas.errors import InputError, unknown
 from hwnas.files import read_text
 
 FILE = Path("hwnas.toml")
-"""Where the file is looked for: in the folder that a command is run in."""
+"""The file, in the folder that a command is run in."""
 
 _ALTERNATIVES: Mapping[str, frozenset[str]] = {
     "train": frozenset(("space", "arch", "supernet", "model", "elastic", "resume")),

@@ -70,7 +70,7 @@ def _watch(runs: tuple[Path, ...], *, host: str, port: int, show: bool, as_json:
         sys.stdout.flush()
         reporter = console_reporter()
         if host != LOOPBACK:
-            reporter.message(f"warning: whoever can reach {host} and knows this address can read the runs")
+            reporter.message(f"warning: anyone who can reach {host} and knows this address can read the runs")
         reporter.message("Ctrl-C ends it; the runs go on")
         if show:
             _open(server.url)

@@ -34,7 +34,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class BoxRules:
-    """What boxes follow from the outputs of anchors by.
+    """Rules that turn the outputs of anchors into boxes.
 
     Attributes:
         kind: Whether places are offsets from anchors (RetinaNet), or distances from their centers (FCOS).

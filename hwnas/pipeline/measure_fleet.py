@@ -27,7 +27,7 @@ class FleetResult:
     """Result of a campaign over a fleet."""
 
     rows: tuple[FleetRow, ...]
-    """What each host did, for each of its devices and runtimes."""
+    """The work of each host, by device and runtime."""
     campaigns: tuple[MeasureResult, ...]
 
     def require_complete(self) -> None:

@@ -31,7 +31,7 @@ class SearchComparison:
 
     groups: tuple[GroupSummary, ...]
     notes: tuple[str, ...]
-    """What keeps values from being comparable."""
+    """Reasons why values are not comparable."""
     files: tuple[Path, ...]
 
 

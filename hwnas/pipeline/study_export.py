@@ -73,7 +73,7 @@ class _Trial:
     genes: Mapping[str, float | str]
     """By the name of the dimension; only those that the network uses."""
     metrics: Mapping[str, float]
-    """As the search saw them."""
+    """The values that the search used."""
     intervals: Mapping[str, tuple[float, float]]
     measured: Mapping[str, float]
     constraints: Mapping[str, float]
@@ -250,7 +250,7 @@ def _write_optuna(file: Path, data: RunData, trials: Sequence[_Trial]) -> str:
             study.set_user_attr(name, value)
         study.add_trials(list(_optuna_trials(data, trials)))
         if not is_journal:
-            storage.engine.dispose()  # nobody has the database open when it is renamed
+            storage.engine.dispose()  # the database is closed before it is renamed
     return str(file) if is_journal else f"sqlite:///{file}"
 
 

@@ -10,7 +10,7 @@ _REFERENCE_MACS = 1_258_000_000
 """MACs of DeiT-Ti, which each network runs in turn with; a model of timm is counted as another one of it."""
 
 _FIXED_MACS = 1_000_000_000
-"""What export and session of a network cost, in MACs of each of its runs: about as much as a run of DeiT-Ti."""
+"""Cost of export and session of a network, in MACs of each of its runs: about as much as a run of DeiT-Ti."""
 
 
 def task_effort(task: PlannedTask) -> float:

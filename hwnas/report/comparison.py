@@ -77,7 +77,7 @@ class Comparison:
 
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
-    """What keeps values from being comparable."""
+    """Reasons why values are not comparable."""
 
 
 def compare(runs: Sequence[Path]) -> Comparison:

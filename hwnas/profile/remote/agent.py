@@ -100,7 +100,7 @@ class Channel:
         self._file, self._lock, self.is_open = file, threading.Lock(), True
 
     def send(self, values: Mapping[str, Any]) -> bool:
-        """Send a line; return False if nobody reads any more."""
+        """Send a line; return False if the stream is closed."""
         with self._lock:
             try:
                 if self.is_open:

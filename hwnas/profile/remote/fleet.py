@@ -19,7 +19,7 @@ class FleetHost:
     """One host: how it is reached, and what is measured on it, one thing after another."""
 
     address: str
-    """As ssh takes it: `user@host`, or a name of its configuration."""
+    """Address for ssh: `user@host`, or a name of its configuration."""
     devices: tuple[FileName, ...] = (AUTO,)
     runtimes: tuple[FileName, ...] = (AUTO,)
     python: str = "python3"
@@ -72,7 +72,7 @@ def load_fleet(path: Path) -> Fleet:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetRow:
-    """What one host did, or does, with one device and runtime."""
+    """State of the work of one host with one device and runtime."""
 
     host: str
     device: str

@@ -62,7 +62,7 @@ class Host:
     """A machine that is reached by ssh."""
 
     address: str
-    """As ssh takes it: `user@host`, or a name of its configuration."""
+    """Address for ssh: `user@host`, or a name of its configuration."""
     python: str = "python3"
     """Python of the agent there."""
     agent: str = "sent"
@@ -338,7 +338,7 @@ class RemoteHosts:
 
     @property
     def welcomes(self) -> list[Welcome]:
-        """What the agents said about their machines."""
+        """The descriptions that the agents gave of their machines."""
         return [connection.welcome for connection in self.connections.values()]
 
     def environment(self, *, among: "Sequence[RemoteHosts]" = (), keeps_apart: bool = False) -> "HostEnvironment":

@@ -1,4 +1,4 @@
-"""What a live view shows of a run: counts, charts and the last error as plain values."""
+"""State of a run in a live view: counts, charts and the last error as plain values."""
 
 import math
 import time
@@ -45,7 +45,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveState:
-    """What a live view shows of one run."""
+    """State of one run in a live view."""
 
     name: str
     kind: Literal["search", "campaign", "training"]

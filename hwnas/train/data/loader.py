@@ -66,7 +66,7 @@ class Batch:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What is moved between devices."""
+        """The tensors that are moved between devices."""
         return self._given, self.labels, self.indices
 
     def __len__(self) -> int:
@@ -271,7 +271,7 @@ def default_workers(device: torch.device, *, processes: int = 1) -> int:
 
 
 class BatchPlan(Protocol[Fetched]):
-    """What the images at some positions of a pass are, read and augmented."""
+    """Images at some positions of a pass, and how they are read and augmented."""
 
     def fetch(self, positions: Indices) -> Fetched:
         """Read the images at some positions."""

@@ -84,7 +84,7 @@ def test_python_3_10_can_read_what_the_agent_imports(tmp_path: Path) -> None:
 
 
 def test_any_python_3_can_read_the_program_that_starts_the_agent() -> None:
-    ast.parse(bootstrap(), feature_version=(3, 6))
+    assert ast.parse(bootstrap(), feature_version=(3, 6)).body
 
 
 def test_the_code_is_the_same_whenever_it_is_packed() -> None:

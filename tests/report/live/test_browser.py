@@ -112,4 +112,4 @@ def test_nothing_was_said_and_nothing_was_asked_elsewhere(
 
 def test_a_server_that_ended_is_said(page: "Page", server: LiveServer) -> None:
     page.route("**/state.json", lambda route: route.abort())
-    page.wait_for_selector("#lost:not([hidden])")
+    assert page.wait_for_selector("#lost:not([hidden])") is not None
