@@ -93,7 +93,7 @@ def test_watch_prints_the_address_and_serves(
     assert hwnas(["report", str(run), "--watch", "--host", "0.0.0.0", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["url"].startswith("http://")
-    assert "warning: whoever can reach 0.0.0.0" in captured.err
+    assert "warning: anyone who can reach 0.0.0.0" in captured.err
 
 
 @pytest.mark.parametrize("options", [["--watch", "--out", "x"], ["--host", "0.0.0.0"], ["--port", "80"]])
