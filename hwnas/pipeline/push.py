@@ -49,7 +49,12 @@ def push_network(run: Path, repo: str, *, arch: str | None = None, private: bool
         files = tuple(sorted(file.name for file in folder.iterdir() if file.is_file()))
         try:
             url = hub.create_repo(repo_id=repo, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload a network of hwnas")
+            hub.upload_folder(
+                repo_id=repo,
+                folder_path=str(folder),
+                allow_patterns=list(files),  # what else lies in subfolders stays here
+                commit_message="Upload a network of hwnas",
+            )
         except (OSError, ValueError, RuntimeError) as error:  # the types of the library, its HTTP errors among them
             lines = str(error).strip().splitlines() or [type(error).__name__]
             hint = "hf auth login, and a repository OWNER/NAME that you may write to"

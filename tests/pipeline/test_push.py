@@ -32,7 +32,8 @@ class StandIn:
     def upload_folder(self, **options: Any) -> None:
         if self.error is not None:
             raise self.error
-        names = sorted(file.name for file in Path(options.pop("folder_path")).iterdir())
+        folder, patterns = Path(options.pop("folder_path")), options["allow_patterns"]
+        names = sorted(file.name for file in folder.iterdir() if file.name in patterns)
         self.calls.append(("upload_folder", {**options, "names": names}))
 
 
@@ -53,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_is_uploaded_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = put_in_place(monkeypatch, StandIn())
+    (folder / "__pycache__").mkdir()
     pushed = push_network(folder, "me/net", private=True)
     assert (pushed.url, pushed.files) == ("https://hub.test/me/net", FILES)
     assert hub.calls[0] == ("create_repo", {"repo_id": "me/net", "private": True, "exist_ok": True})

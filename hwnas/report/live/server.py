@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 import socket
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -91,6 +92,14 @@ class LiveServer(ThreadingHTTPServer):
         except OSError as error:
             hint = "another --port, or none for one that is free"
             raise InputError(f"{host}:{port} cannot be listened on", got=error.strerror, hint=hint) from error
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what ended an answer; a reader that went away is no error."""
+        error = sys.exception()
+        if isinstance(error, ConnectionError | TimeoutError):
+            _log.debug("the reader went away: %s", error)
+        else:
+            _log.error("an answer failed", exc_info=error)
 
     @property
     def port(self) -> int:

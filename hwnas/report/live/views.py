@@ -154,7 +154,10 @@ class CampaignView:
         """Read the state."""
         manifest = read_manifest(self.path)
         for line in self._tail.new_lines():
-            self._add(from_line(line.decode("utf-8", "replace"), source=f"a line of {self.path / MEASUREMENTS}"))
+            try:
+                self._add(from_line(line.decode("utf-8", "replace"), source=f"a line of {self.path / MEASUREMENTS}"))
+            except InputError as error:  # the rows behind a damaged one are shown
+                self._last_failure = RunError.of(error)
         planned = manifest.sessions[-1].planned if manifest.sessions else None
         rows = len(self._latencies)
         is_done = planned is not None and rows + self._failed >= planned

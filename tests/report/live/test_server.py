@@ -132,3 +132,12 @@ def test_a_run_that_became_unreadable_says_so_and_the_server_goes_on(tmp_path: P
     (shown,) = json.loads(answer.body)["runs"]
     assert shown["status"] == "unknown"
     assert "is not a study" in shown["error"]["message"]
+
+
+def test_a_reader_that_goes_away_is_no_error(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    for error in (BrokenPipeError("gone"), KeyError("a bug")):
+        try:
+            raise error
+        except (OSError, KeyError):
+            server.handle_error(None, None)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

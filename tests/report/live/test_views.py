@@ -77,6 +77,18 @@ def test_a_campaign_is_read_row_by_row(tmp_path: Path) -> None:
     assert len(chart.series[0].labels) == 2
 
 
+def test_a_damaged_row_is_named_and_those_behind_it_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "toy-2c" / "profile"
+    with Store(path, manifest=MANIFEST, session=SESSION) as store:
+        store.append(row(0, ns=2_000_000))
+    good = (path / "measurements.jsonl").read_bytes()
+    (path / "measurements.jsonl").write_bytes(b'{"schema": 1\n' + good)
+    state = open_view(path).read()
+    assert dict(state.facts)["measured"].startswith("1")
+    assert state.error is not None
+    assert "measurements.jsonl" in state.error.message
+
+
 def training(path: Path, *, epochs: int = 4) -> Run:
     return Run.create(path, command=["hwnas", "train"], config={"recipe": {"epochs": epochs}})
 
