@@ -1,5 +1,6 @@
 """Look at images and machine, and write the options of a project's commands: `hwnas init`."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from hwnas.pipeline.train import TrainingEstimate, estimate_training
 from hwnas.profile.runners.runner import default_runtime
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
-from hwnas.train.presets import SMALL, default_recipe
+from hwnas.train.presets import default_recipe
 
 MAX_EPOCHS = 100
 _SAMPLES, _BUDGET, _FRONT = 60, 200, 15
@@ -61,7 +62,8 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
 
     Args:
         data: Images, as for a training.
-        minutes: Time that the training of the supernet may take; the recipe has at most 100 epochs.
+        minutes: Time that the training of the supernet may take. It has no more epochs than its recipe, or than 100
+            with the recipe `small`.
         machine: The machine; None: this one.
 
     Raises:
@@ -72,9 +74,8 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
     recipe = default_recipe(SPACES.get(proposal.space))
     estimate = estimate_training(TrainOptions(data=data, space=proposal.space))
     found, device = estimate.config.recipe, machine.default_device
-    epochs = found.epochs
-    if recipe == "small":
-        epochs = min(MAX_EPOCHS, max(1, int(60 * minutes / estimate.seconds_per_epoch)))
+    most = MAX_EPOCHS if recipe == "small" else found.epochs
+    epochs = min(most, max(1, int(60 * minutes / estimate.seconds_per_epoch)))
     train: dict[str, object] = {"data": data, "space": proposal.space, "recipe": recipe, "epochs": epochs}
     run, shared = "runs/supernet", {"device": device.name}
     options: dict[str, Mapping[str, object]] = {
@@ -88,7 +89,7 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
         "profile": (_SAMPLES + _REPEATS) * _MEASUREMENT_S / 60,
         "search": (_BUDGET * _evaluation_s(estimate) + _FRONT * _MEASUREMENT_S) / 60,
     }
-    notes = tuple(_notes(recipe, epochs, estimate, minutes))
+    notes = tuple(_notes(epochs, estimate, minutes))
     return Project(
         estimate=estimate, proposal=proposal, options=options, minutes=times, device=device.name, notes=notes
     )
@@ -106,14 +107,12 @@ def _evaluation_s(estimate: TrainingEstimate) -> float:
     return estimate.heldout_images * per_image
 
 
-def _notes(recipe: str, epochs: int, estimate: TrainingEstimate, minutes: float) -> Iterator[str]:
+def _notes(epochs: int, estimate: TrainingEstimate, minutes: float) -> Iterator[str]:
     yield from estimate.notes
-    if recipe == "small" and epochs < SMALL.epochs:
-        hours = SMALL.epochs * estimate.seconds_per_epoch / 60
-        yield (
-            f"{epochs} epochs fit into {minutes:g} minutes, and the recipe has {SMALL.epochs}: "
-            f"--minutes {hours:.0f} allows them"
-        )
+    usual = estimate.config.recipe.epochs
+    if epochs < usual:
+        needed = math.ceil(usual * estimate.seconds_per_epoch / 60)
+        yield (f"epochs that fit into {minutes:g} minutes: {epochs} of {usual}, all of them with --minutes {needed}")
 
 
 def _rounded(minutes: float) -> str:

@@ -90,6 +90,10 @@ def test_a_file_for_images_and_machine_is_written_once(
     assert set(written["minutes"]) == {"train", "profile", "search"}
     for name in written["options"]:
         assert project_options(Path("hwnas.toml"), command(name), [], commands=NAMES)
+    assert run(["init", "digits", "--minutes", "0.001", "--replace", "--json"]) == 0  # another recipe than small
+    short = json.loads(capsys.readouterr().out)
+    assert short["options"]["train"]["epochs"] == 1
+    assert any("epochs that fit into 0.001 minutes: 1 of 20" in note for note in short["notes"])
     assert run(["init", "digits"]) == 1
     assert "hwnas.toml exists already" in capsys.readouterr().err
 
