@@ -20,7 +20,7 @@ from hwnas.files import file_errors, is_being_written, refuse_link, require_regu
 from hwnas.profile.statistics import latency_median_ms
 from hwnas.records.manifest import SCHEMA as PROFILE_SCHEMA
 from hwnas.records.manifest import read_manifest
-from hwnas.records.measurement import Measurement, from_line
+from hwnas.records.measurement import from_line
 from hwnas.records.profile import MEASUREMENTS
 from hwnas.records.store import LOCK as PROFILE_LOCK
 from hwnas.report.data import MetricInfo, RunData
@@ -154,10 +154,7 @@ class CampaignView:
         """Read the state."""
         manifest = read_manifest(self.path)
         for line in self._tail.new_lines():
-            try:
-                self._add(from_line(line.decode("utf-8", "replace"), source=f"a line of {self.path / MEASUREMENTS}"))
-            except InputError as error:  # the rows behind a damaged one are shown
-                self._last_failure = RunError.of(error)
+            self._add(line)
         planned = manifest.sessions[-1].planned if manifest.sessions else None
         rows = len(self._latencies)
         is_done = planned is not None and rows + self._failed >= planned
@@ -181,7 +178,12 @@ class CampaignView:
         self._failed, self._seconds = 0, 0.0
         self._last_failure: RunError | None = None
 
-    def _add(self, row: Measurement) -> None:
+    def _add(self, line: bytes) -> None:
+        try:
+            row = from_line(line.decode("utf-8", "replace"), source=f"a line of {self.path / MEASUREMENTS}")
+        except InputError as error:  # the rows behind a damaged one are shown
+            self._last_failure = RunError.of(error)
+            return
         self._seconds += row.duration_s
         if row.failure is not None:
             self._failed += 1
