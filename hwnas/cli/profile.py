@@ -235,6 +235,8 @@ def profile(
             if plan is not None:
                 command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
             command = (*command, *(() if gpus is None else ("--gpus", gpus)))
+            if limit_minutes is not None:
+                command = (*command, "--limit-minutes", f"{limit_minutes:g}")
             if on is not None:
                 command = (*command, "--on", on, "--remote-python", remote_python)
             message = f"everything measured is kept\n  try     {shlex.join(command)}"

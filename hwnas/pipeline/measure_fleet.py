@@ -91,18 +91,25 @@ def _connect(
     fleet: Fleet, stack: ExitStack, board: "_Board", connect: Callable[..., RemoteHosts]
 ) -> dict[str, RemoteHosts]:
     """Connect to all hosts at the same time; those that cannot be reached have a row with the reason."""
+    cancelled, limits = threading.Event(), fleet.limits
 
     def open_host(item: FleetHost) -> RemoteHosts:
-        return connect([item.host], on_message=board.message, limits=fleet.limits, limit_s=60 * item.limit_minutes)
+        limit_s = 60 * item.limit_minutes
+        opened = connect([item.host], on_message=board.message, limits=limits, limit_s=limit_s, cancelled=cancelled)
+        return stack.enter_context(opened)
 
     connected = {}
     with ThreadPoolExecutor(max_workers=len(fleet.hosts)) as threads:
-        waiting = [(item, threads.submit(open_host, item)) for item in fleet.hosts]
-        for item, future in waiting:
-            try:
-                connected[item.address] = stack.enter_context(future.result())
-            except HwnasError as error:
-                board.fail(item.address, "-", "-", error)
+        try:
+            waiting = [(item, threads.submit(open_host, item)) for item in fleet.hosts]
+            for item, future in waiting:
+                try:
+                    connected[item.address] = future.result()
+                except HwnasError as error:
+                    board.fail(item.address, "-", "-", error)
+        except BaseException:
+            cancelled.set()  # before the threads are waited for
+            raise
     return connected
 
 

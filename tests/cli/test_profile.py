@@ -31,7 +31,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEnvironment:
     """A working folder of its own, and workers that take no time."""
     found = FakeEnvironment()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(CampaignEnvironment, "of_this_machine", lambda: found.make())
+    monkeypatch.setattr(CampaignEnvironment, "of_this_machine", lambda **options: found.make())
     return found
 
 
@@ -222,10 +222,11 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
         return real(self, task, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FakeWorker, "measure", measure)
-    assert command_line(*SMALL, "--samples", "5") == 130
+    assert command_line(*SMALL, "--samples", "5", "--limit-minutes", "7.5") == 130
     message, hint = command_line.err.splitlines()[-2:]
     assert message == "interrupted: everything measured is kept"
     again = "profile --space autoformer-micro --device cpu --samples 5 --runtime onnxruntime --no-reference-networks"
+    again += " --limit-minutes 7.5"
     assert hint == f"  try     hwnas {again}"
     assert command_line(*again.split()) == 0
     assert "7 measured" in command_line.out

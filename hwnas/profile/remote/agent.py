@@ -28,6 +28,7 @@ from hwnas.data_paths import cache_folder
 from hwnas.devices import detect
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import storage_failed, write_atomic
+from hwnas.metrics import Deployment
 from hwnas.profile.remote.package import code_digest
 from hwnas.profile.remote.protocol import (
     HEARTBEAT_S,
@@ -54,6 +55,8 @@ _MEASURING_S = 3600.0
 """Time for an earlier agent of the same campaign to finish its network."""
 
 _STOP, _SLOTS, _DIGITS = "stop", 4, set("0123456789abcdef")
+
+_Use = tuple[str | None, Deployment]
 
 
 class RefusedError(Exception):
@@ -152,7 +155,8 @@ def _serve(hello: Hello, requests: BinaryIO, channel: Channel) -> None:
             undelivered=last.read(),
         )
         channel.send({MARK: PROTOCOL, "welcome": to_mapping(welcome)})
-        agent = Agent(spool, channel, last)
+        limits = WorkerLimits() if hello.limit_s is None else WorkerLimits(task_s=hello.limit_s)
+        agent = Agent(spool, channel, last, limits=limits)
         try:
             agent.run(requests)
         finally:
@@ -272,13 +276,14 @@ class Agent:
         spool: Folder for payloads.
         channel: Where answers go.
         last: Keeps the last result.
+        limits: Limits of worker processes.
     """
 
-    def __init__(self, spool: Path, channel: Channel, last: LastAnswer) -> None:
+    def __init__(self, spool: Path, channel: Channel, last: LastAnswer, *, limits: WorkerLimits | None = None) -> None:
         self._spool, self._channel, self._last = spool, channel, last
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._workers: dict[int, Worker] = {}
-        self._limits = WorkerLimits()
+        self._workers: dict[int, tuple[_Use, Worker]] = {}
+        self._limits = limits or WorkerLimits()
         self._stopping = threading.Event()
 
     def run(self, requests: BinaryIO) -> None:
@@ -299,7 +304,7 @@ class Agent:
 
     def close(self) -> None:
         """End the workers."""
-        for worker in self._workers.values():
+        for _, worker in self._workers.values():
             worker.close()
 
     def _end_soon(self) -> None:
@@ -313,7 +318,7 @@ class Agent:
                 if _STOP in message.values:
                     self._last.remove()
                     self._stopping.set()
-                    for worker in list(self._workers.values()):
+                    for _, worker in list(self._workers.values()):
                         worker.interrupt()
                     break
                 self._inbox.put(message)
@@ -323,9 +328,6 @@ class Agent:
 
     def _answer(self, message: Message) -> Mapping[str, Any]:
         values = message.values
-        if "limit_s" in values:
-            self._limits = replace(self._limits, task_s=float(values["limit_s"]))
-            return {"done": True}
         if "payload" in values:
             for name, data in message.payloads.items():
                 self._path(name).write_bytes(data)
@@ -359,10 +361,18 @@ class Agent:
         return answer
 
     def _worker(self, slot: int, gpu: str | None, setting: Setting) -> Worker:
-        if slot not in self._workers:
+        """The worker of a slot, for one GPU and one runtime and precision, as those of a campaign here are."""
+        use = (gpu, replace(setting.deployment, batch=None))
+        before, worker = self._workers.get(slot, (None, None))
+        if worker is None or before != use:
+            if worker is not None:
+                worker.close()
             command = COMMAND if needs_torch(setting) else (*COMMAND, GIVEN_GRAPHS)
-            self._workers[slot] = Worker(limits=self._limits, command=command, gpu=gpu)
-        return self._workers[slot]
+            worker = Worker(limits=self._limits, command=command, gpu=gpu)
+            self._workers[slot] = use, worker
+            if self._stopping.is_set():  # the campaign said so before this worker was there
+                worker.interrupt()
+        return worker
 
     def _files(self, files: GraphFiles | None) -> GraphFiles | None:
         """The same files by their paths here."""

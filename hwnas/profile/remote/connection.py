@@ -30,6 +30,7 @@ from hwnas.profile.remote.protocol import (
     parse_line,
     write_message,
 )
+from hwnas.profile.worker import WorkerLimits
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ _MAX_NOISE_BYTES = 1 << 16
 
 _TAIL_BYTES = 600
 _END_S = 5.0
+_NOTICE_S, _ENDED = 0.25, "it was ended"
+"""Time in which a thread that waits for a host notices that the connection was ended."""
 _LOCALE = {"LC_ALL": "C"}
 """ssh's messages are quoted in errors, in English as these are."""
 
@@ -58,6 +61,8 @@ class ConnectionLimits:
     """Waits before the attempts to connect again; the last one repeats."""
     give_up_s: float = 900.0
     """Time without a connection after which the host is given up."""
+    answer_s: float = 600.0
+    """For an answer of an agent that is there, in addition to the time in which it may measure."""
 
 
 class HostProcess:
@@ -69,12 +74,20 @@ class HostProcess:
         send_code: The command starts the bootstrap, which takes the code first.
         host: Name of the host, for messages.
         limits: Times after which it is given up.
+        is_ended: Returns True when waiting for it is of no use any more.
     """
 
     def __init__(
-        self, command: Sequence[str], hello: Hello, *, send_code: bool, host: str, limits: ConnectionLimits
+        self,
+        command: Sequence[str],
+        hello: Hello,
+        *,
+        send_code: bool,
+        host: str,
+        limits: ConnectionLimits,
+        is_ended: Callable[[], bool],
     ) -> None:
-        self._host, self._limits, self._buffer = host, limits, b""
+        self._host, self._limits, self._is_ended, self._buffer = host, limits, is_ended, b""
         self._lock = threading.Lock()
         self.sent: set[str] = set()
         """Payloads that the agent has."""
@@ -97,25 +110,32 @@ class HostProcess:
         try:
             self.welcome = self._begin(hello, send_code=send_code)
         except BaseException:
+            if is_ended():
+                self.kill()
             self.end()
             raise
 
-    def request(self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    def request(
+        self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None, *, limit_s: float
+    ) -> dict[str, Any]:
         """Send a request and return its answer.
 
         Raises:
             ConnectionLostError: The agent no longer answers.
-            InputError: The agent answers with something else than a message.
+            InputError: The agent answers with something else than a message, or not in time.
         """
         self._send(values, payloads)
+        end_s = time.monotonic() + limit_s
         while "alive" in (answer := self._receive(self._limits.silence_s)):
-            pass
+            if time.monotonic() > end_s:
+                hint = "everything measured is kept; the same command resumes"
+                raise InputError(f"{self._host} must answer within {limit_s:.0f} s", got="no answer", hint=hint)
         return answer
 
     def stop(self) -> None:
         """Ask the agent to end, and what it measures with it; from any thread."""
         with suppress(ConnectionLostError):
-            self._send({"stop": True})
+            self._send({"stop": True}, is_last=True)
 
     def end(self) -> None:
         """Close the streams, and end the process."""
@@ -168,28 +188,48 @@ class HostProcess:
         return parse_line(line, source=self._host)
 
     def _send(
-        self, values: Mapping[str, Any], payloads: Mapping[str, bytes] | None = None, *, code: bytes = b""
+        self,
+        values: Mapping[str, Any],
+        payloads: Mapping[str, bytes] | None = None,
+        *,
+        code: bytes = b"",
+        is_last: bool = False,
     ) -> None:
         message = io.BytesIO()
         write_message(message, values, payloads)
         with self._lock:
             try:
-                self._write(memoryview(message.getbuffer()))
-                self._write(memoryview(code))
+                self._write(memoryview(message.getbuffer()), is_last=is_last)
+                self._write(memoryview(code), is_last=is_last)
             except (OSError, ValueError) as error:
                 raise ConnectionLostError(self._reason()) from error
         self.sent |= set(payloads or {})
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, data: memoryview, *, is_last: bool) -> None:
         """Write bytes, of which some are taken now and then as long as the host is there."""
         descriptor = cast("BinaryIO", self._process.stdin).fileno()
-        poller = select.poll()
-        poller.register(descriptor, select.POLLOUT)
         while data:
-            if not poller.poll(1000 * self._limits.silence_s):
+            if self._is_ended() and not is_last:
+                raise ConnectionLostError(_ENDED)
+            if not self._await(descriptor, select.POLLOUT, self._limits.silence_s):
                 raise ConnectionLostError(f"it took nothing for {self._limits.silence_s:.0f} s")
             with suppress(BlockingIOError):
                 data = data[os.write(descriptor, data[: 1 << 16]) :]
+
+    def _await(self, descriptor: int, event: int, timeout_s: float) -> bool:
+        """Wait until a stream is ready; return False if it is not in time.
+
+        Raises:
+            ConnectionLostError: The stream is not ready, and the connection was ended by another thread.
+        """
+        poller, end_s = select.poll(), time.monotonic() + timeout_s
+        poller.register(descriptor, event)
+        while not poller.poll(1000 * max(0.0, min(_NOTICE_S, end_s - time.monotonic()))):
+            if self._is_ended():
+                raise ConnectionLostError(_ENDED)
+            if time.monotonic() >= end_s:
+                return False
+        return True
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         return parse_line(self._read_line(timeout_s), source=self._host)
@@ -199,9 +239,7 @@ class HostProcess:
         while b"\n" not in self._buffer:
             if len(self._buffer) > MAX_LINE_BYTES:
                 raise InputError(f"a line from {self._host} must have at most {MAX_LINE_BYTES} bytes")
-            poller = select.poll()
-            poller.register(stream, select.POLLIN)
-            if not poller.poll(max(0.0, 1000 * (end_s - time.monotonic()))):
+            if not self._await(stream.fileno(), select.POLLIN, end_s - time.monotonic()):
                 raise ConnectionLostError(f"nothing came from it for {timeout_s:.0f} s")
             chunk = os.read(stream.fileno(), 1 << 16)
             if not chunk:
@@ -239,6 +277,7 @@ class HostConnection:
         limits: Times after which it is given up.
         on_message: Called when a connection is lost and when there is one again.
         sleep: Waits; tests replace it.
+        cancelled: Ends the waiting for the host while it is set.
     """
 
     def __init__(
@@ -251,14 +290,14 @@ class HostConnection:
         limits: ConnectionLimits | None = None,
         on_message: Callable[[str], None] = lambda text: None,
         sleep: Callable[[float], None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> None:
         self.host = host
         self._command, self._hello, self._send_code = tuple(command), hello, send_code
         self._limits, self._on_message = limits or ConnectionLimits(), on_message
-        self._ended = threading.Event()
+        self._ended, self._cancelled = threading.Event(), cancelled or threading.Event()
         self._sleep = sleep or self._ended.wait
         self._lock = threading.RLock()
-        self._settings: dict[str, Any] = {}
         try:
             self._process: HostProcess | None = self._connect()
         except ConnectionLostError as error:
@@ -294,10 +333,13 @@ class HostConnection:
                         return dict(found)
                     missing = {name: data for name, data in (payloads or {}).items() if name not in process.sent}
                     request = values if key is None else {**values, "key": key}
-                    return process.request(request, missing)
+                    return process.request(request, missing, limit_s=self._answer_s(measures=key is not None))
                 except ConnectionLostError as error:
                     self._reconnect(error)
                     on_reconnect()
+                except InputError:  # no later request can be told from this one
+                    self.interrupt()
+                    raise
 
     def forget(self, names: Sequence[str]) -> None:
         """Note that the agent no longer has some payloads."""
@@ -320,8 +362,20 @@ class HostConnection:
             process.stop()
             process.end()
 
+    def _answer_s(self, *, measures: bool) -> float:
+        """Time for an answer; a measurement is tried again in a new process if the reference network fails."""
+        task_s = self._hello.limit_s or WorkerLimits().task_s
+        return self._limits.answer_s + (2 * task_s if measures else 0)
+
     def _connect(self) -> HostProcess:
-        return HostProcess(self._command, self._hello, send_code=self._send_code, host=self.host, limits=self._limits)
+        return HostProcess(
+            self._command,
+            self._hello,
+            send_code=self._send_code,
+            host=self.host,
+            limits=self._limits,
+            is_ended=lambda: self._ended.is_set() or self._cancelled.is_set(),
+        )
 
     def _connected(self) -> HostProcess:
         if self._process is None or self._ended.is_set():
@@ -346,7 +400,7 @@ class HostConnection:
                 self._process = self._connect()
                 break
             except ConnectionLostError as again:
-                if time.monotonic() - begin > self._limits.give_up_s:
+                if not self._ended.is_set() and time.monotonic() - begin > self._limits.give_up_s:
                     message = f"{self.host} is gone: no connection for {self._limits.give_up_s:.0f} s"
                     hint = "everything measured is kept; the same command resumes once the host is back"
                     raise InputError(message, got=str(again), hint=hint) from again

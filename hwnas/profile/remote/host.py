@@ -7,6 +7,7 @@ import re
 import secrets
 import shlex
 import socket
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -282,6 +283,7 @@ class RemoteHosts:
         limit_s: Time after which a network is given up; None: an hour.
         commands: Commands in place of ssh, by address; tests use them.
         make: Makes graphs; tests replace it.
+        cancelled: Ends the waiting for hosts while it is set.
     """
 
     def __init__(
@@ -293,6 +295,7 @@ class RemoteHosts:
         limit_s: float | None = None,
         commands: Mapping[str, Sequence[str]] | None = None,
         make: Callable[..., MadeGraph] = make_graph,
+        cancelled: threading.Event | None = None,
     ) -> None:
         twice = {host.address for host in hosts if [other.address for other in hosts].count(host.address) > 1}
         if twice:
@@ -305,18 +308,17 @@ class RemoteHosts:
                 self._stack.enter_context(host.lock())
                 connection = HostConnection(
                     (commands or {}).get(host.address) or host.command(),
-                    Hello(code=code_digest(), campaign=secrets.token_hex(16), owner=_owner()),
+                    Hello(code=code_digest(), campaign=secrets.token_hex(16), owner=_owner(), limit_s=limit_s),
                     send_code=host.agent == "sent",
                     host=host.address,
                     limits=limits,
                     on_message=on_message,
+                    cancelled=cancelled,
                 )
                 self._stack.callback(connection.close)
                 self.connections[host.address] = connection
                 for device in connection.welcome.machine.devices:
                     require_file_name(device.name, what=f"a device of {host.address}")
-                if limit_s is not None:
-                    connection.request({"limit_s": limit_s})
         except BaseException:
             self.close()
             raise
@@ -418,11 +420,12 @@ class HostEnvironment(CampaignEnvironment):
         return partial(RemoteRunner, self.hosts[0][1])
 
     def worker_pairs(self, gpus: Sequence[str | None]) -> list[WorkerPair]:
-        """Return a pair of workers for each host."""
+        """Return a pair of workers for each host, on the first GPU there of the device."""
+        wanted = next((gpu.device.name for gpu in self.machine.gpus if gpu.uuid == gpus[0]), None)
         pairs = []
         for host, connection in self.hosts:
             slots = count()
-            gpu = gpus[0] if len(self.hosts) == 1 else None
+            gpu = next((gpu.uuid for gpu in connection.welcome.machine.gpus if gpu.device.name == wanted), None)
             start = partial(_start, connection, slots, gpu, self.make)
             pairs.append(WorkerPair(start, gpu=gpu, host=host.name))
         return pairs

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO
 
-from hwnas.config import Between, from_mapping, parse_json, shown, to_mapping
+from hwnas.config import Above, Between, from_mapping, parse_json, shown, to_mapping
 from hwnas.devices import Machine
 from hwnas.errors import InputError
 from hwnas.runs import Environment
@@ -50,6 +50,8 @@ class Hello:
     """Identifies the campaign, so that a later connection of it can replace an earlier one."""
     owner: str
     """The user and machine that measure, for the messages of others."""
+    limit_s: Annotated[float, Above(0, 1e8)] | None = None
+    """Time after which a network is given up; None: an hour."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,22 +1,30 @@
 """Campaigns on other machines, which are agents at the other end of a pipe."""
 
+import io
 import json
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hwnas.devices import DEVICES, Gpu, Machine, detect
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
+from hwnas.metrics import Deployment
 from hwnas.pipeline.measure import MeasureResult, measure
-from hwnas.profile.remote import connection, host
-from hwnas.profile.remote.connection import HostConnection
-from hwnas.profile.remote.host import Host, RemoteHosts, parse_hosts
+from hwnas.profile.remote import agent, connection, host
+from hwnas.profile.remote.connection import ConnectionLimits, HostConnection
+from hwnas.profile.remote.host import Host, HostEnvironment, RemoteHosts, parse_hosts
 from hwnas.profile.remote.package import code_digest
 from hwnas.profile.remote.protocol import Hello
-from hwnas.records import Measurement, load_profile
-from tests.profile.remote.pipes import QUICK, agent_command, options, pipes, simulated
+from hwnas.profile.worker_process import GIVEN_GRAPHS
+from hwnas.records import Measurement, Setting, load_profile
+from hwnas.runs import environment as environment_here
+from tests.profile.remote.pipes import QUICK, ROOT, agent_command, options, pipes, simulated
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +86,113 @@ def test_a_lost_connection_costs_nothing_that_was_measured(tmp_path: Path) -> No
     assert counts(result) == ALL
     assert len(log.read_text().splitlines()) == sum(ALL) + 2  # only what was being measured
     assert sum("connected again" in text for text in messages) == 2
+
+
+def test_a_time_limit_also_holds_after_a_lost_connection(tmp_path: Path) -> None:
+    noted = tmp_path / "noted"
+    program, option, text = simulated(tmp_path / "log", then="os._exit(9) if number == 2 else None")
+    note = f"Path({str(noted)!r}).open('a').write(str(options['limits'].task_s) + ' ')"
+    text = text.replace("_agent.Worker = _Simulated", f"_agent.Worker = lambda **options: ({note}, _Simulated())[1]")
+    with pipes({"nano1": (program, option, text)}, limit_s=77.0) as hosts:
+        assert counts(run(hosts, tmp_path / "out")) == ALL
+    assert noted.read_text().split() == ["77.0"] * 3  # one before, and two after: for first measurements and repeats
+
+
+SILENT = """
+import sys
+sys.path.insert(0, {root!r})
+from hwnas.profile.remote import agent as _agent
+_agent.HEARTBEAT_S = 0.05
+"""
+NEVER = "import time; _agent.Agent._answer = lambda agent, message: time.sleep(600)"
+
+
+@pytest.mark.parametrize("what", ["an upload", "an answer", "a new connection"])
+def test_an_interrupt_ends_what_waits_for_a_host(tmp_path: Path, what: str) -> None:
+    flag = tmp_path / "flag"
+    reads = {
+        "an upload": "import time; _agent.Agent._read = lambda agent, requests: time.sleep(600)",
+        "an answer": NEVER,
+        "a new connection": "import os; _agent.Agent._answer = lambda agent, message: os._exit(9)",
+    }
+    begin = f"import os, time\nos.path.exists({str(flag)!r}) and time.sleep(600)\nopen({str(flag)!r}, 'w').close()\n"
+    program = (begin if what == "a new connection" else "") + SILENT.format(root=str(ROOT)) + reads[what]
+    connected = connect(agent_command(program))
+    problems: list[HwnasError] = []
+
+    def ask() -> None:
+        try:
+            connected.request({"payload": True}, {"a" * 64: bytes(1 << 22)} if what == "an upload" else None)
+        except HwnasError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(0.5)  # it waits
+    assert thread.is_alive()
+    connected.interrupt()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [error.message for error in problems] == ["the connection to nano1 was ended"]
+    connected.close()
+
+
+def test_an_agent_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    program = SILENT.format(root=str(ROOT)) + NEVER
+    connected = connect(agent_command(program), limits=replace(QUICK, answer_s=0.1))
+    with pytest.raises(InputError, match="nano1 must answer within 0 s"):
+        connected.request({"payload": True})
+    with pytest.raises(InputError, match="must be open"):  # a late answer would be taken for that of this request
+        connected.request({"payload": True})
+    connected.close()
+
+
+def test_an_agent_has_a_worker_for_each_gpu_and_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str | None, bool]] = []
+    closed: list[int] = []
+
+    class Noted:
+        def __init__(self, *, limits: object, command: tuple[str, ...], gpu: str | None) -> None:
+            self.number = len(started)
+            started.append((gpu, GIVEN_GRAPHS in command))
+
+        def close(self) -> None:
+            closed.append(self.number)
+
+    monkeypatch.setattr(agent, "Worker", Noted)
+    one = agent.Agent(tmp_path, agent.Channel(io.BytesIO()), agent.LastAnswer(tmp_path / "last"))
+    graphs = Setting(deployment=Deployment(device="d", runtime="onnxruntime", precision="fp32", batch=1, threads=1))
+    larger = replace(graphs, deployment=replace(graphs.deployment, batch=8))
+    built = replace(graphs, deployment=replace(graphs.deployment, runtime="torch-eager"))
+    uses = [(0, None, graphs), (0, None, larger), (1, None, graphs), (0, "GPU-a", graphs), (0, "GPU-a", built)]
+    workers = [one._worker(*use) for use in uses]
+    assert workers[0] is workers[1]
+    assert started == [(None, True), (None, True), ("GPU-a", True), ("GPU-a", False)]
+    assert closed == [0, 2]
+    one.close()
+    assert sorted(closed) == [0, 1, 2, 3]
+
+
+def test_each_of_several_hosts_measures_on_its_own_gpu() -> None:
+    def machine(host: str) -> Machine:
+        shared: dict[str, Any] = {"driver": "1", "memory_bytes": None}
+        gpus = [
+            Gpu(index=index, reported=name, uuid=f"GPU-{host}{index}", device=DEVICES.get(name), **shared)
+            for index, name in enumerate(("t4", "a100"))
+        ]
+        return replace(detect(), gpus=tuple(gpus))
+
+    names = ("one", "two")
+    connections: list[Any] = [SimpleNamespace(welcome=SimpleNamespace(machine=machine(name))) for name in names]
+    environment = HostEnvironment(
+        machine=machine("one"),
+        software=environment_here(),
+        start=lambda gpu: pytest.fail("not here"),
+        hosts=tuple((Host(address=name), item) for name, item in zip(names, connections, strict=True)),
+        exporter=environment_here(),
+    )
+    assert [pair.gpu for pair in environment.worker_pairs(["GPU-one1"])] == ["GPU-one1", "GPU-two1"]
+    assert [pair.gpu for pair in environment.worker_pairs([None])] == [None, None]
 
 
 def test_a_result_that_was_not_delivered_is_not_measured_again(tmp_path: Path) -> None:
@@ -159,10 +274,15 @@ def test_two_campaigns_of_one_user_for_a_host_are_refused(tmp_path: Path) -> Non
 
 
 def connect(
-    command: tuple[str, ...], *, campaign: str = "b" * 32, code: str | None = None, send: bool = True
+    command: tuple[str, ...],
+    *,
+    campaign: str = "b" * 32,
+    code: str | None = None,
+    send: bool = True,
+    limits: ConnectionLimits = QUICK,
 ) -> HostConnection:
     hello = Hello(code=code or code_digest(), campaign=campaign, owner="bob@desk")
-    return HostConnection(command, hello, send_code=send, host="nano1", limits=QUICK)
+    return HostConnection(command, hello, send_code=send, host="nano1", limits=limits)
 
 
 def test_a_campaign_of_somebody_else_is_named(tmp_path: Path) -> None:
