@@ -161,6 +161,7 @@ def _locality_parts(trainings: Trainings, seed: int) -> Iterator[Part]:
     yield from _supernets(*_GLIT)(trainings, seed)
     for name in _GLIT:
         yield f"within macs {name} {seed}", partial(trainings.found, name, seed, kind="within_macs")
+    yield f"levels {seed}", partial(trainings.levels, seed)
 
 
 _GLIT = ("glit", "glit, attention alone")
@@ -173,15 +174,11 @@ def _locality(done: Mapping[str, Any], seeds: int) -> Iterator[Comparison]:
         sides=("with locality", "attention alone"),
         values=_pair(_GLIT, lambda name, seed: 100 * done[f"within macs {name} {seed}"]["test"], seeds),
     )
-    levels = [found["levels"] for seed in range(seeds) if "levels" in (found := done[f"supernet glit {seed}"])]
-    if not levels:
-        return
-    best = [[100 * mean(values[name]) for values in levels] for name in ("two", "one")]
     yield Comparison(
         claim="d. Search on two levels, equal evaluations",
-        figure="best found, held-out top-1 %",
+        figure="best found, inherited, held-out top-1 %",
         sides=("two levels", "one"),
-        values=(best[0], best[1]),
+        values=_pair(("two", "one"), lambda name, seed: 100 * mean(done[f"levels {seed}"][name]), seeds),
     )
 
 

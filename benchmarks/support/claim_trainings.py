@@ -64,20 +64,10 @@ class Trainings(Parts):
         """Train a supernet, evaluate networks with inherited weights, and search it."""
         variant = VARIANTS.get(name)
         epochs = self._epochs(variant, seed)
-        supernet = variant.supernet(seed=seed)
-        recipe = variant.recipe(epochs)
         began = time.process_time()
-        self._train(supernet, recipe, self.data, seed=seed)
+        supernet = self._trained(variant, epochs, seed=seed)
         trained = time.process_time() - began
-        evaluator = make_evaluator(supernet, self.data, checkpoint_id=f"{name} {seed}")
-        known: dict[bytes, float] = {}
-
-        def accuracies(genomes: Genomes) -> list[float]:
-            new = [genome for genome in genomes if bytes(genome) not in known]
-            found = evaluator.evaluate(variant.space.decode(np.array(new))) if new else []
-            known.update(zip(map(bytes, new), [accuracy.top1 for accuracy in found], strict=True))
-            return [known[bytes(genome)] for genome in genomes]
-
+        accuracies = self._inherited(supernet, f"{name} {seed}")
         own, random = self._genomes(variant.space)
         with fast_matmul():
             result: dict[str, Any] = {
@@ -90,9 +80,40 @@ class Trainings(Parts):
                 result["searched"] = self._searched_by_latency(supernet, accuracies, seed=seed)
             if name.startswith("glit"):
                 result["within_macs"] = self._searched_by_macs(variant.space, accuracies, seed=seed)
-            if name == "glit":
-                result["levels"] = self._levels(variant.space, accuracies)
         return result
+
+    def levels(self, seed: int) -> dict[str, Any]:
+        """Train GLiT's supernet of a seed, and return the best accuracy of a search on two levels and on one."""
+        variant = VARIANTS.get("glit")
+        supernet = self._trained(variant, self.options.epochs, seed=seed)
+        accuracies = self._inherited(supernet, f"glit {seed}")
+        strategies = {"two": GlitEvolution(windows=1), "one": _OneLevel(windows=1)}
+        with fast_matmul():
+            return {
+                name: [
+                    max(accuracy for _, accuracy in self._search(variant.space, accuracies, strategy, None, seed=seed))
+                    for seed in range(_LEVEL_SEEDS)
+                ]
+                for name, strategy in strategies.items()
+            }
+
+    def _trained(self, variant: Variant, epochs: int, *, seed: int) -> AnySupernet:
+        supernet = variant.supernet(seed=seed)
+        self._train(supernet, variant.recipe(epochs), self.data, seed=seed)
+        return supernet
+
+    def _inherited(self, supernet: AnySupernet, name: str) -> Callable[[Genomes], list[float]]:
+        """Return a function that evaluates networks with inherited weights on the held-out images, each once."""
+        evaluator = make_evaluator(supernet, self.data, checkpoint_id=name)
+        known: dict[bytes, float] = {}
+
+        def accuracies(genomes: Genomes) -> list[float]:
+            new = [genome for genome in genomes if bytes(genome) not in known]
+            found = evaluator.evaluate(supernet.space.decode(np.array(new))) if new else []
+            known.update(zip(map(bytes, new), [accuracy.top1 for accuracy in found], strict=True))
+            return [known[bytes(genome)] for genome in genomes]
+
+        return accuracies
 
     def _epochs(self, variant: Variant, seed: int) -> int:
         """Return the epochs of a supernet: for as much CPU time as another one, if the variant says so."""
@@ -160,17 +181,6 @@ class Trainings(Parts):
         found = self._search(space, accuracies, Nsga2Search(), f"macs<={int(np.median(macs))}", seed=seed)
         genome, accuracy = max(found, key=lambda row: row[1])
         return {"genome": [int(gene) for gene in genome], "heldout": accuracy}
-
-    def _levels(self, space: AnySpace, accuracies: Callable[[Genomes], list[float]]) -> dict[str, list[float]]:
-        """Return the best accuracy of GLiT's evolution on two levels and on one, by seed of the search."""
-        strategies = {"two": GlitEvolution(windows=1), "one": _OneLevel(windows=1)}
-        return {
-            name: [
-                max(accuracy for _, accuracy in self._search(space, accuracies, strategy, None, seed=seed))
-                for seed in range(_LEVEL_SEEDS)
-            ]
-            for name, strategy in strategies.items()
-        }
 
     def _search(
         self,
