@@ -91,6 +91,13 @@ _STRATEGY = (
         help="rounds, nsga2, hierarchical, random, autoformer, resnas, vitas or glit.",
     ),
     click.option(
+        "--levels",
+        type=click.Choice(["shared", "separate"]),
+        default="shared",
+        show_default=True,
+        help="Search the levels of GLiT in one supernet, or each in its own.",
+    ),
+    click.option(
         "--budget",
         type=_BUDGET,
         show_default="500",
@@ -252,7 +259,11 @@ def _require_effect(context: click.Context) -> None:
     for option, is_read, reason in (
         ("--pairs", not values["no_verify"], "--no-verify measures nothing"),
         ("--pick", values["export_top"] > 0 or values["retrain"] > 0, "no network is exported"),
-        ("--retrain-epochs", values["retrain"] > 0, "no network is retrained without --retrain"),
+        (
+            "--retrain-epochs",
+            values["retrain"] > 0 or values["levels"] == "separate",
+            "no network is retrained without --retrain",
+        ),
         ("--retrain-from", values["retrain"] > 0, "no network is retrained without --retrain"),
         (
             "--max-drop",

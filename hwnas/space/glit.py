@@ -458,6 +458,13 @@ def details_level(space: AnySpace, *, groups: str) -> Glit:
     return Glit(name=f"{DETAILS}{groups}-{both.name}", config=config, published=published)
 
 
+def with_both_levels(name: str) -> str:
+    """Return the name of the space that the space of one level is part of, or of any other space as it is."""
+    if name.startswith(LAYOUT):
+        return name.removeprefix(LAYOUT)
+    return name.removeprefix(DETAILS).partition("-")[2] if name.startswith(DETAILS) else name
+
+
 def _require_both_levels(space: AnySpace, example: str) -> Glit:
     if not isinstance(space, Glit) or space.name.startswith((LAYOUT, DETAILS)):
         message = "only a space of GLiT is searched on two levels"

@@ -139,6 +139,7 @@ SURFACE = {
         "--evaluate-on",
         "--export-top",
         "--json",
+        "--levels",
         "--max-drop",
         "--minutes",
         "--no-accuracy",

@@ -87,9 +87,7 @@ SEARCH = {
         f"{_SEARCH} --objective throughput --constraint 'latency_ms<=8s' --constraint 'params<=20M' --constraint 'accuracy>=0%'"
     ),
     "hwnas train --space layout-glit-tiny --data photos --set sharing=none --out runs/layout": LARGE,
-    "hwnas search --supernet runs/layout --retrain 5 --retrain-from scratch --out runs/layouts": LARGE,
-    "hwnas train --space details-301301310303-glit-tiny --data photos --set sharing=none --out runs/details": LARGE,
-    "hwnas search --supernet runs/details --out runs/glit": LARGE,
+    "hwnas search --supernet runs/layout --levels separate --strategy glit --constraint 'macs<=1.4G'": LARGE,
     f"hwnas search --resume {_RUN}": SAME,
     f"hwnas search --resume {_RUN} --budget 1000": f"hwnas search --resume {_RUN} --budget 10",
     "hwnas train --supernet RUN/networks/ID/training --recipe resnas-highres --image-size 280": LARGE,

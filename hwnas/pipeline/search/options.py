@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from hwnas.config import Above, Between, require_valid
 from hwnas.errors import InputError, UsageError, unknown
@@ -51,6 +51,9 @@ class SearchOptions:
     accuracy: bool = True
     macs: bool = True
     strategy: str | SearchStrategy | None = None
+    levels: Literal["shared", "separate"] = "shared"
+    """GLiT's levels in one supernet, or each in its own: layouts are then searched in the given one, the best are
+    trained on their own, and the details of the best one are searched in a supernet that is trained for it."""
     budget: Annotated[int, Between(1, MAX_EVALUATIONS)] | None = None
     minutes: Annotated[float, Above(0, 1_000_000)] | None = None
     seed: Annotated[int, Between(0, MAX_SEED)] = 0

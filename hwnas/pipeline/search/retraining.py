@@ -79,7 +79,7 @@ def retraining_options(
     write_atomic(folder / RECIPE, dump_toml(recipe))
     name = supernet.data or config.data.name
     if scratch or name != config.data.name:  # otherwise images and split are those of the run of the weights
-        values = _data_options(replace(config.data, name=name))
+        values = data_options(replace(config.data, name=name))
         options = replace(options, **values, heldout=config.data.heldout if hold_out else 0)
     return replace(options, config_file=folder / RECIPE, teacher=config.teacher)
 
@@ -104,7 +104,7 @@ def retraining_recipe(recipe: Recipe, space: AnySpace, *, scratch: bool) -> Reci
     return single_network_recipe(recipe, patches=recipe.regularization.patch_loss)
 
 
-def _data_options(data: DataConfig) -> dict[str, Any]:
+def data_options(data: DataConfig) -> dict[str, Any]:
     """Return the options that name the images of a training."""
     return {
         "data": data.name,

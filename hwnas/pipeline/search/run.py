@@ -19,6 +19,16 @@ from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.metrics import QualityMetric
 from hwnas.pipeline.search.context import SearchContext, pinned_cpu_settings, prepare_search, reload_search
 from hwnas.pipeline.search.execution import make_evaluators, run_all
+from hwnas.pipeline.search.levels import (
+    LAYOUTS,
+    LEVELS,
+    create_levels,
+    first_level,
+    lock_levels,
+    read_levels,
+    require_layouts,
+    second_level,
+)
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.recording import make_record
 from hwnas.pipeline.search.run_folder import create_run, extend_run, lock_run
@@ -29,7 +39,7 @@ from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.profile.lookup import free_name
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import Run, record_error
+from hwnas.runs import MANIFEST, Run, record_error
 from hwnas.search.constraint_check import ConstraintCheck, check_constraints, require_satisfiable
 from hwnas.search.ledger import Stopwatch
 from hwnas.search.objective import Estimate
@@ -122,33 +132,83 @@ def search_networks(
         reporter=reporter,
         campaign_environment=campaign_environment,
     )
+    if resume is not None and (between := read_levels(resume)) is not None:
+        if budget is not None:
+            message = "a search of two levels that has not begun the second has the budget that it began with"
+            raise UsageError(message, got=budget, hint=f"hwnas search --resume {resume}")
+        return _search_levels(resume, between, None, execution)
     if resume is not None:
-        read_spec(Run.open(resume))  # nothing but the run of a search is locked
-        with lock_run(resume), _add_resume_hint(resume):
-            if budget is not None:
-                extend_run(resume, budget)
-            context = reload_search(resume)
-            _require_evaluations(context, execution)
-            constraint_check = check_constraints(context.problem, context.cheap, seed=context.spec.seed)
-            return _search(context, resume, constraint_check, execution)
-    context = prepare_search(
-        options, reporter=reporter, machine=None if campaign_environment is None else campaign_environment.machine
-    )
+        return _resume(resume, execution, budget=budget)
+    separate = options.levels == "separate"
+    prepared = _prepare(first_level(options) if separate else options, execution)
+    run = out or default_run_folder(prepared.context, options)
+    if not separate:
+        return _search_new(run, prepared, execution)
+    require_layouts(prepared.context, options)
+    create_levels(run, options, prepared.context)
+    return _search_levels(run, options, prepared, execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """The inputs of a new search, whose constraints can be met."""
+
+    context: SearchContext
+    constraint_check: ConstraintCheck
+
+
+def _prepare(options: SearchOptions, execution: _Execution) -> _Prepared:
+    environment, reporter = execution.campaign_environment, execution.reporter
+    context = prepare_search(options, reporter=reporter, machine=None if environment is None else environment.machine)
     _require_evaluations(context, execution)
     constraint_check = require_satisfiable(context.problem, context.cheap, seed=context.spec.seed)
     for text in (*context.spec.notes, str(constraint_check)):
         reporter.message(text)
-    run = out or default_run_folder(context, options)
-    with create_run(run, context), _add_resume_hint(run):
+    return _Prepared(context=context, constraint_check=constraint_check)
+
+
+def _search_new(run: Path, prepared: _Prepared, execution: _Execution, *, beside: tuple[str, ...] = ()) -> SearchRun:
+    with create_run(run, prepared.context, beside=beside), _add_resume_hint(run):
+        return _search(prepared.context, run, prepared.constraint_check, execution)
+
+
+def _resume(run: Path, execution: _Execution, *, budget: int | None = None) -> SearchRun:
+    read_spec(Run.open(run))  # nothing but the run of a search is locked
+    with lock_run(run), _add_resume_hint(run):
+        if budget is not None:
+            extend_run(run, budget)
+        context = reload_search(run)
+        _require_evaluations(context, execution)
+        constraint_check = check_constraints(context.problem, context.cheap, seed=context.spec.seed)
         return _search(context, run, constraint_check, execution)
+
+
+def _search_levels(run: Path, options: SearchOptions, prepared: _Prepared | None, execution: _Execution) -> SearchRun:
+    """Search layouts, train what the second level needs, and search the details: each unless it is done."""
+    layouts = run / LEVELS / LAYOUTS
+    with lock_levels(run), _add_resume_hint(run):
+        if (layouts / MANIFEST).is_file():
+            _resume(layouts, execution)
+        else:
+            _search_new(layouts, prepared or _prepare(first_level(options), execution), execution)
+        second = second_level(run, options, reporter=execution.reporter)
+    return _search_new(run, _prepare(second, execution), execution, beside=(LEVELS,))
 
 
 def dry_run_search(
     options: SearchOptions, *, reporter: Reporter | None = None, machine: Machine | None = None
 ) -> SearchDryRun:
     """Resolve a search and time one evaluation, without keeping anything."""
+    separate = options.levels == "separate"
     with TemporaryDirectory() as scratch:
-        context = prepare_search(options, reporter=reporter or NullReporter(), machine=machine, scratch=Path(scratch))
+        context = prepare_search(
+            first_level(options) if separate else options,
+            reporter=reporter or NullReporter(),
+            machine=machine,
+            scratch=Path(scratch),
+        )
+    if separate:
+        require_layouts(context, options)
     with pinned_cpu_settings(context.spec):
         return SearchDryRun(
             spec=context.spec,

@@ -24,12 +24,13 @@ _STALE_S = 60.0
 """Age of a folder that was made aside after which its maker has locked it, or was killed."""
 
 
-def create_run(folder: Path, context: SearchContext) -> WriterLock:
+def create_run(folder: Path, context: SearchContext, *, beside: tuple[str, ...] = ()) -> WriterLock:
     """Make the run folder of a search, with copies of its predictors; it is never seen in part.
 
     Args:
         folder: A new or an empty folder.
         context: The inputs of the search.
+        beside: Names of files and folders that it may hold already.
 
     Returns:
         The right to be the only writer of the run.
@@ -38,9 +39,9 @@ def create_run(folder: Path, context: SearchContext) -> WriterLock:
         InputError: The folder holds something, also if another process has made it just now, or it cannot be written.
     """
     with file_errors(folder, "written", also=(ValueError,)):  # ValueError: a NUL character
-        _require_new(folder)
+        require_new(folder, beside=beside)
         # A folder that exists is filled in place: it may be a link, a mount, or in a folder that cannot be written.
-        return _fill(folder, context) if folder.is_dir() else _make(folder, context)
+        return _fill(folder, context, beside) if folder.is_dir() else _make(folder, context)
 
 
 def lock_run(run: Path) -> WriterLock:
@@ -93,11 +94,11 @@ def _make(folder: Path, context: SearchContext) -> WriterLock:
     return lock
 
 
-def _fill(folder: Path, context: SearchContext) -> WriterLock:
+def _fill(folder: Path, context: SearchContext, beside: tuple[str, ...]) -> WriterLock:
     """Make the run in an empty folder; the manifest, which makes it a run, comes last."""
     lock, aside = WriterLock(folder / LOCK, activity="search"), folder / _ASIDE
     try:
-        _require_new(folder, locked=True)
+        require_new(folder, locked=True, beside=beside)
         shutil.rmtree(aside, ignore_errors=True)
         _write(aside, context)
         for item in sorted(aside.iterdir(), key=lambda item: item.name == MANIFEST):
@@ -117,13 +118,20 @@ def _write(folder: Path, context: SearchContext) -> None:
         shutil.copytree(source, folder / item.path, dirs_exist_ok=True)
 
 
-def _require_new(folder: Path, *, locked: bool = False) -> None:
+def require_new(folder: Path, *, locked: bool = False, beside: tuple[str, ...] = ()) -> None:
+    """Raise an InputError unless a folder for the run of a search is new or empty.
+
+    Args:
+        folder: The folder.
+        locked: This process holds its lock.
+        beside: Names of files and folders that it may hold already.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{printable(folder)} must be a new or an empty folder", got="a file", hint="another --out")
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()
     if not locked and LOCK in names:
         WriterLock(folder / LOCK, activity="search").close()  # an error that names the other search
-    if names - {LOCK, _ASIDE}:
+    if names - {LOCK, _ASIDE, *beside}:
         hint = f"hwnas search --resume {printable(folder)}, or another --out"
         message = f"{printable(folder)} must be a new or an empty folder"
         raise InputError(message, got="a folder with files", hint=hint)
@@ -133,7 +141,7 @@ def _rename(aside: Path, folder: Path) -> None:
     try:
         aside.rename(folder)
     except OSError as error:
-        _require_new(folder)  # another search may have made it since
+        require_new(folder)  # another search may have made it since
         raise cannot("made a run folder", folder, error) from error
 
 
