@@ -22,7 +22,7 @@ from hwnas.cli.progress import console_reporter
 from hwnas.errors import UsageError
 from hwnas.export.calibration import CALIBRATION_METHODS
 from hwnas.export.tensorrt import TIMING_CACHE_USES
-from hwnas.pipeline.export_network import FORMATS, EngineOptions, ExportedNetwork
+from hwnas.pipeline.export_network import FORMATS, PARTS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
 from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.runs import MODEL
@@ -69,6 +69,13 @@ _SHOWN_LAYERS = 3
     "--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True, help="Format of the file."
 )
 @click.option("--out", type=PATH, required=True, help="Folder to write to.")
+@click.option(
+    "--part",
+    type=click.Choice(PARTS),
+    default="network",
+    show_default=True,
+    help="The network, or its backbone alone: feature maps, for a head of your own.",
+)
 @click.option(
     "--precision",
     show_default="fp32, or that of a network that a search found in a precision",
@@ -137,6 +144,7 @@ def export_network(
     pick: str | None,
     format_: str,
     out: Path,
+    part: str,
     precision: str | None,
     batch: int | None,
     weights: Path | None,
@@ -174,6 +182,10 @@ def export_network(
     With --repair the last layers of attention and MLP of a network of an elastic space are fitted to the tokens of the
     model that it was cut from, on training images of --data without their labels, before it is written in any format or
     precision. The network is written without the repair if that was worse on held-out images.
+
+    With --part backbone the file has no head, and its outputs features_0, features_1, ... are feature maps: those that
+    the head of a detector or segmenter reads, or all of a classifier. Their channels and strides are in the entry
+    `feature_info` of its metadata.
 
     Each file says how images are prepared (size, crop, interpolation, mean and standard deviation) and the names of
     the classes, under the names of timm's pretrained_cfg: in the entry `preprocess` of its metadata.
@@ -245,6 +257,7 @@ def export_network(
         quantisation=quantisation,
         engine=engine,
         repair=repair,
+        part=part,
     )
     if as_json:
         print_json(exported.to_mapping())
@@ -335,13 +348,18 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
     sizes = " and ".join(map(str, parity.batches))
     rows.append(("checked with", f"{parity.runtime}, {parity.images} images in batches of {sizes}"))
     limit = "" if parity.tolerance is None else f", tolerance in {parity.precision} {parity.tolerance:.1e}"
-    rows.append(("largest difference", f"{parity.max_relative:.1e} of the largest logit{limit}"))
+    is_whole = exported.part == "network"
+    largest = "of the largest logit" if is_whole else "of the largest value"
+    rows.append(("largest difference", f"{parity.max_relative:.1e} {largest}{limit}"))
     if parity.exact_relative is not None:
         rows.append(("without rounding", f"{parity.exact_relative:.1e}, tolerance {parity.exact_tolerance:g}"))
-    rows.append(("top-1 agreement", f"{100 * parity.top1_agreement:.4g}%"))
+    if is_whole:
+        rows.append(("top-1 agreement", f"{100 * parity.top1_agreement:.4g}%"))
+    maps = [f"{row['num_chs']} channels, stride {row['reduction']}" for row in exported.feature_info]
+    rows += [(f"features_{number}", text) for number, text in enumerate(maps)]
     if (boxes := exported.boxes) is not None:
         rows.append(("boxes", f"{boxes.boxes} compared, corners within {boxes.max_pixels:.1g} pixels of torch's"))
-    rows += _image_rows(exported.preprocess)
+    rows += _image_rows(exported.preprocess)[: None if is_whole else 1]
     if (accuracy := parity.accuracy) is not None:
         limit = f"{100 * accuracy.drop:.2f} points lost, {100 * accuracy.max_drop:g} allowed"
         rows.append(("top-1 accuracy", f"{accuracy.top1:.2%}, fp32 {accuracy.float_top1:.2%} ({limit})"))

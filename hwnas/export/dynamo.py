@@ -48,19 +48,22 @@ def trace_program(module: nn.Module, *, input_shape: Sequence[int], batch: int |
     return _export_program(module, (images,), dynamic_shapes=dynamic)
 
 
-def export_dynamo(module: nn.Module, *, input_shape: Sequence[int], batch: int | None = 1) -> "onnx.ModelProto":
-    """Export a network to an ONNX graph with the input `images` and the output `logits`.
+def export_dynamo(
+    module: nn.Module, *, input_shape: Sequence[int], batch: int | None = 1, outputs: Sequence[str] = (OUTPUT,)
+) -> "onnx.ModelProto":
+    """Export a network to an ONNX graph with the input `images` and the output `logits`, or others.
 
     Args:
         module: A network in evaluation mode.
         input_shape: Shape of one image: channels, height, width.
         batch: Batch size that the graph accepts; None for any.
+        outputs: Names of the outputs, several of a module that returns several tensors.
 
     Raises:
         InputError: torch cannot trace the module, or ONNX lacks one of its operators.
     """
     program = trace_program(module, input_shape=input_shape, batch=batch)
-    model = _convert_to_onnx(program, inputs=(INPUT,), outputs=(OUTPUT,))
+    model = _convert_to_onnx(program, inputs=(INPUT,), outputs=outputs)
     if any(parameter.dtype == torch.bfloat16 for parameter in module.parameters()):
         _round_fused_weights(model)
     if batch is None:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from hwnas.devices.memory import available_bytes, memory_limit
 from hwnas.errors import InputError, unknown
 from hwnas.export.accuracy import LogitsFunction, QuantisedAccuracy, classify, layer_noise, require_unsaturated
 from hwnas.export.calibration import Calibration, LabeledImages
+from hwnas.export.dynamo import OUTPUT
 from hwnas.export.onnx_graph import build_onnx, export_metadata
 from hwnas.export.parity import (
     Array,
@@ -68,6 +70,7 @@ class ExportRequest:
     store: "TemplateStore | None" = None
     calibration: Calibration | None = None
     int8_rest: str = "fp32"
+    outputs: tuple[str, ...] = (OUTPUT,)
 
     def metadata_json(self, exporter: str) -> str:
         """Return the metadata of a file, as JSON."""
@@ -132,6 +135,7 @@ def export_module(
     calibration: Calibration | None = None,
     accuracy: AccuracyCheck | None = None,
     int8_rest: str = "fp32",
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> ExportedModule:
     """Export a module to a file, if what the file holds gives torch's outputs on seeded images.
 
@@ -139,7 +143,7 @@ def export_module(
     the file, is written to `NAME.parity.json`.
 
     Args:
-        module: Any module from images of shape (batch, channels, height, width) to logits.
+        module: Any module from images of shape (batch, channels, height, width) to logits, or to several tensors.
         format: 'onnx', 'pt2' (a `torch.export` program) or 'safetensors' (weights alone).
         path: The file; its folder is created if necessary.
         input_shape: Shape of one image: channels, height, width.
@@ -154,6 +158,8 @@ def export_module(
         calibration: Images for the scales of 'int8' and 'fp8'.
         accuracy: Images that the accuracy of a quantised file is measured on, and how much of it may be lost.
         int8_rest: Precision of what 'int8' does not quantise, 'fp32' or, for engines of TensorRT, 'fp16'.
+        outputs: Names of the outputs. Of several, each is compared on its own, and the record is that of the one
+            which differs most.
 
     Returns:
         The written files and the result of the comparison.
@@ -181,6 +187,7 @@ def export_module(
         store=store,
         calibration=calibration,
         int8_rest=int8_rest,
+        outputs=tuple(outputs),
     )
     remove_parity(path)
     reference = copy_in_precision(module, "fp32")
@@ -268,17 +275,45 @@ def _explain_out_of_memory(request: ExportRequest) -> Iterator[None]:
 def _compare(
     reference: nn.Module, artifact: ExportArtifact, request: ExportRequest, *, images: int, seed: int
 ) -> ExportParity:
-    return check_parity(
-        reference,
-        artifact.run,
-        input_shape=request.input_shape,
-        precision=exported_precision(request.precision),
-        batches=_OPEN_BATCH_SIZES if request.batch is None else (request.batch,),
-        images=images,
-        seed=seed,
-        runtime=artifact.runtime,
-        exact=artifact.exact,
-    )
+    def check(module: nn.Module, run: LogitsFunction, exact: ExactCheck | None) -> ExportParity:
+        return check_parity(
+            module,
+            run,
+            input_shape=request.input_shape,
+            precision=exported_precision(request.precision),
+            batches=_OPEN_BATCH_SIZES if request.batch is None else (request.batch,),
+            images=images,
+            seed=seed,
+            runtime=artifact.runtime,
+            exact=exact,
+        )
+
+    if len(request.outputs) == 1:
+        return check(reference, artifact.run, artifact.exact)
+    found = []
+    for number in range(len(request.outputs)):
+        exact = artifact.exact
+        if exact is not None:
+            exact = ExactCheck(run=_one_output(exact.run, number), module=_OneOutput(exact.module, number))
+        found.append(check(_OneOutput(reference, number), _one_output(artifact.run, number), exact))
+    return max(found, key=lambda parity: (not parity.passed, parity.max_relative / (parity.tolerance or 1.0)))
+
+
+class _OneOutput(nn.Module):
+    """A module that returns one of the outputs of another."""
+
+    def __init__(self, module: nn.Module, number: int) -> None:
+        super().__init__()
+        self.module, self.number = module, number
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the output."""
+        output: Tensor = self.module(images)[self.number]
+        return output
+
+
+def _one_output(run: LogitsFunction, number: int) -> LogitsFunction:
+    return lambda images: run(images)[number]
 
 
 def _with_accuracy(
@@ -333,6 +368,7 @@ def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
         store=request.store,
         calibration=request.calibration,
         int8_rest=request.int8_rest,
+        outputs=request.outputs,
     )
     if graph.quantisation is not None:  # before it was quantised it must equal torch, as every graph
         return ExportArtifact(
@@ -404,16 +440,18 @@ FORMATS: Mapping[str, Callable[[nn.Module, ExportRequest], ExportArtifact]] = {
 
 def _run_session(session: Any) -> LogitsFunction:
     def run(images: Array) -> Array:
-        logits: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
+        found: Any = session.run(None, {session.get_inputs()[0].name: images})
+        logits: Array = found[0] if len(found) == 1 else found
         return logits
 
     return run
 
 
-def _run_module(module: Callable[[Tensor], Tensor]) -> LogitsFunction:
+def _run_module(module: Callable[[Tensor], Any]) -> LogitsFunction:
     def run(images: Array) -> Array:
         with torch.inference_mode():
-            logits: Array = module(torch.from_numpy(images)).float().numpy()
+            found = tree_map(lambda output: output.float().numpy(), module(torch.from_numpy(images)))
+        logits: Array = found
         return logits
 
     return run

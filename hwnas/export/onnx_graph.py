@@ -10,6 +10,7 @@ from torch import nn
 
 from hwnas.errors import InputError, unknown
 from hwnas.export.calibration import Calibration, random_calibration
+from hwnas.export.dynamo import OUTPUT, export_dynamo
 from hwnas.export.precision import QUANTISED_PRECISIONS, copy_in_precision, exported_precision, precision_type
 from hwnas.runs import hwnas_version, package_versions
 
@@ -52,6 +53,7 @@ def build_onnx(
     store: "TemplateStore | None" = None,
     calibration: Calibration | None = None,
     int8_rest: str = "fp32",
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> OnnxGraph:
     """Export a module to an ONNX graph.
 
@@ -66,6 +68,7 @@ def build_onnx(
         calibration: Images for the scales of 'int8' and 'fp8'; None for random ones, which suffice to time the graph.
         int8_rest: Precision of what 'int8' does not quantise: 'fp32', or 'fp16' for an engine of TensorRT, which
             computes in the types of its graph.
+        outputs: Names of the outputs, several of a module that returns several tensors, which is not composed.
 
     Raises:
         InputError: The module cannot be exported by this exporter.
@@ -73,7 +76,15 @@ def build_onnx(
     start = time.perf_counter()
     float_precision = exported_precision(precision)
     precision_type(float_precision)
-    export = partial(_export_unquantised, module, input_shape=input_shape, batch=batch, exporter=exporter, store=store)
+    export = partial(
+        _export_unquantised,
+        module,
+        input_shape=input_shape,
+        batch=batch,
+        exporter=exporter,
+        store=store,
+        outputs=outputs,
+    )
     model, exporter, composition = export(float_precision)
     metadata, quantisation = dict(metadata or {}), None
     if precision in QUANTISED_PRECISIONS:
@@ -110,6 +121,7 @@ def _export_unquantised(
     batch: int | None,
     exporter: str,
     store: "TemplateStore | None",
+    outputs: Sequence[str],
 ) -> "tuple[onnx.ModelProto, str, Composition | None]":
     """Return a graph in a floating-point precision, the exporter that was used, and the origin of its segments."""
     if _is_composed(module, exporter=exporter, batch=batch):
@@ -118,9 +130,7 @@ def _export_unquantised(
         assert batch is not None
         composition = compose(module, input_shape=input_shape, batch=batch, precision=precision, store=store)
         return composition.model, "composed", composition
-    from hwnas.export.dynamo import export_dynamo
-
-    model = export_dynamo(copy_in_precision(module, precision), input_shape=input_shape, batch=batch)
+    model = export_dynamo(copy_in_precision(module, precision), input_shape=input_shape, batch=batch, outputs=outputs)
     return model, "dynamo" if batch else "dynamo-dynamic", None
 
 

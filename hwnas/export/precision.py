@@ -1,9 +1,11 @@
 """The precisions that a network can be exported in."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from hwnas.errors import unknown
 
@@ -38,10 +40,9 @@ class InPrecision(nn.Module):
         self.module = module
         self.dtype = dtype
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images, both in float32."""
-        logits: Tensor = self.module(images.to(self.dtype))
-        return logits.float()
+    def forward(self, images: Tensor) -> Any:
+        """Return the logits of images, or several outputs, in float32 as the images are."""
+        return tree_map(Tensor.float, self.module(images.to(self.dtype)))
 
 
 def copy_in_precision(module: nn.Module, precision: str) -> nn.Module:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hwnas.export.tensorrt.settings import EnginePrecision
     from hwnas.export.tensorrt.timing_cache import TimingCacheUse
     from hwnas.search.record import Repair
+    from hwnas.supernet.network import Backbone
     from hwnas.train.data.preprocess import Preprocess
 
 SUFFIXES: Mapping[str, str] = {
@@ -42,8 +43,10 @@ SUFFIXES: Mapping[str, str] = {
 
 FORMATS = tuple(SUFFIXES)
 
+PARTS = ("network", "backbone")
+
 _ANY_BATCH = ("onnx", "pt2")
-"""Formats whose files are for one batch or for any."""
+"""Formats whose files are for one batch or for any, and that hold several outputs."""
 
 _COMMAND = "hwnas export {space} {arch}"
 
@@ -120,6 +123,9 @@ class ExportedNetwork:
     """Its repair; None if none was requested or nothing was cut."""
     is_repaired_winner: bool = False
     """True if the repair is that of a search, whose winner this is; it was not repaired again."""
+    part: str = "network"
+    feature_info: tuple[Mapping[str, Any], ...] = ()
+    """Of a backbone: channels, stride and segment of each output, as timm's `feature_info`."""
     boxes: "BoxParity | None" = None
     """The comparison of the boxes of a detector's second graph with torch's; None: there is no such graph."""
 
@@ -146,6 +152,7 @@ def export_network(
     quantisation: QuantisationOptions | None = None,
     engine: EngineOptions | None = None,
     repair: bool = False,
+    part: str = "network",
 ) -> ExportedNetwork:
     """Write a network to a folder, as an ONNX graph, a torch program, weights alone or a TensorRT engine.
 
@@ -171,6 +178,8 @@ def export_network(
         engine: Options of a TensorRT build.
         repair: Fit a network that was cut from a model anew to what the model computes, by least squares, if that
             helps. The run holds the model. A winner that its search has repaired is not repaired again.
+        part: 'network', or 'backbone': without its head, as an ONNX graph or a program of torch whose outputs
+            `features_0`, ... are the feature maps that the head of a detector reads, or all maps of a classifier.
 
     A detector's graph returns the outputs of its anchors; a second one in float32 for one image, `…-boxes.onnx`,
     returns boxes, scores and labels.
@@ -196,6 +205,7 @@ def export_network(
         from hwnas.export.export import require_quantisable
 
         require_quantisable(format, precision=precision)  # before a repair, which takes long
+    _check_part(part, format=format, precision=precision)
     _check_quantisation(quantisation, precision=precision, run=run, repair=repair)
     source = weighted_network(
         space, arch, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes, command=_COMMAND
@@ -209,6 +219,7 @@ def export_network(
         source, effect = replace(source, module=repaired.module), repaired.repair
     candidate = source.space.candidate(source.arch)
     stem = f"{source.space.name}-{candidate.network_id}{'-repaired' if effect is not None and effect.kept else ''}"
+    stem += "-backbone" if part == "backbone" else ""
     path = out / f"{stem}-{precision}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "timm":
         path, batch = out / f"{stem}.timm", None
@@ -226,7 +237,11 @@ def export_network(
             batch=batch,
             image_size=source.space.image_size_of(source.arch),
         )
-    preprocess = _preprocess(source)
+    preprocess, backbone = _preprocess(source), None
+    if part == "backbone":
+        from hwnas.supernet.network import Backbone
+
+        backbone = Backbone(source.module)
     if format == "timm":
         from hwnas.pipeline.export_timm import export_timm
 
@@ -235,10 +250,18 @@ def export_network(
         exported = _write_engine(source, path, settings, images=images, repair=effect)
     else:
         exported = _write_file(
-            source, path, format=format, precision=precision, batch=batch, images=images, repair=effect
+            source,
+            path,
+            format=format,
+            precision=precision,
+            batch=batch,
+            images=images,
+            repair=effect,
+            backbone=backbone,
         )
     files, seconds, boxes = exported.files, exported.seconds, None
-    if format == "onnx" and source.space.config.task == "detection" and (precision, batch) == ("fp32", 1):
+    is_detector = part == "network" and source.space.config.task == "detection"
+    if is_detector and format == "onnx" and (precision, batch) == ("fp32", 1):
         from hwnas.pipeline.export_boxes import export_boxes
 
         with_boxes = path.with_name(f"{path.stem}-boxes.onnx")
@@ -246,7 +269,9 @@ def export_network(
         files = (*files, with_boxes)
     if any_batch and batch is not None and format in _ANY_BATCH and precision not in QUANTISED_PRECISIONS:
         second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
-        more = _write_file(source, second, format=format, precision=precision, batch=None, repair=effect)
+        more = _write_file(
+            source, second, format=format, precision=precision, batch=None, repair=effect, backbone=backbone
+        )
         files, seconds = (*files, *more.files), seconds + more.seconds
     return ExportedNetwork(
         space=source.space.name,
@@ -265,6 +290,8 @@ def export_network(
         preprocess=preprocess.to_timm(),
         repair=effect,
         is_repaired_winner=is_earlier,
+        part=part,
+        feature_info=() if backbone is None else tuple(backbone.feature_info),
         boxes=boxes,
     )
 
@@ -335,6 +362,17 @@ def _check_format(format: str, *, precision: str, batch: int | None, options: En
         raise UsageError(message, got="--precision tf32", hint="--format tensorrt, or --precision fp32")
 
 
+def _check_part(part: str, *, format: str, precision: str) -> None:
+    if part not in PARTS:
+        raise unknown("part", part, PARTS, hint="--part {}")
+    if part == "backbone" and format not in _ANY_BATCH:
+        message = "a backbone, which has several outputs, is written as an ONNX graph or a program of torch"
+        raise UsageError(message, got=f"--format {format}", hint="--format onnx")
+    if part == "backbone" and precision in QUANTISED_PRECISIONS:
+        message = f"{precision} is for whole networks: its accuracy is checked by their classes"
+        raise UsageError(message, got="--part backbone", hint="--precision fp16")
+
+
 def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None, repair: bool) -> None:
     if precision not in QUANTISED_PRECISIONS:
         if options is not None and not (repair and options.images_only == options):
@@ -355,20 +393,27 @@ def _write_file(
     images: QuantisationImages | None = None,
     repair: "Repair | None" = None,
     int8_rest: str = "fp32",
+    backbone: "Backbone | None" = None,
 ) -> "ExportedModule":
+    from hwnas.export.dynamo import OUTPUT
     from hwnas.export.export import export_module
 
+    metadata, outputs = _metadata(source, repair), [OUTPUT]
+    if backbone is not None:
+        metadata["feature_info"] = json.dumps(backbone.feature_info)
+        outputs = [f"features_{number}" for number in range(len(backbone.feature_info))]
     return export_module(
-        source.module,
+        backbone or source.module,
         format=format,
         path=path,
         input_shape=source.space.input_shape_of(source.arch),
         precision=precision,
         batch=batch,
-        metadata=_metadata(source, repair),
+        metadata=metadata,
         calibration=None if images is None else images.calibration,
         accuracy=None if images is None else images.accuracy,
         int8_rest=int8_rest,
+        outputs=outputs,
     )
 
 

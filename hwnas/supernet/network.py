@@ -1,5 +1,6 @@
 """Networks of their own: plain modules that run one after another."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, overload
 
@@ -148,6 +149,31 @@ class Network(nn.Module):
         if self.input_shape is None:
             raise InputError("a network whose feature maps are listed must know the size of its images", got=None)
         return feature_maps(self.outline, image_size=self.input_shape[-1])
+
+
+class Backbone(nn.Module):
+    """A copy of a network without its head, which returns feature maps.
+
+    They are those that a head for detection or segmentation reads, or all of a classifier.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        maps, head = network._feature_maps(), network.task_head
+        taken = maps if head is None else tuple(read_maps(head, maps).values())
+        self.indices = [maps.index(entry) for entry in taken]
+        self.network = copy.deepcopy(network)
+        *_, name = network.outline
+        setattr(self.network, name, nn.Identity())
+        self.feature_info = [entry.to_timm() for entry in taken]
+        """Channels, stride and segment of each map, as in the network's own."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps, the finest first."""
+        return tuple(self.network.forward_intermediates(images, self.indices, intermediates_only=True))
 
 
 def as_feature_maps(

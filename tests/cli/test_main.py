@@ -196,6 +196,7 @@ SURFACE = {
         "--max-drop",
         "--optimization-level",
         "--out",
+        "--part",
         "--pick",
         "--precision",
         "--repair",

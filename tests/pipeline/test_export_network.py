@@ -19,6 +19,7 @@ from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.pipeline.train import train_model
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
+from hwnas.supernet.loading import weighted_network
 from hwnas.supernet.store import save_supernet
 from hwnas.train.data.preprocess import Preprocess, write_preprocess
 from hwnas.train.data.sources import DataConfig, open_data
@@ -261,3 +262,33 @@ def test_a_detector_is_not_quantised(tmp_path: Path) -> None:
             quantisation=QuantisationOptions(data="digits"),
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_is_exported_without_its_head(tmp_path: Path) -> None:
+    found = export_network("fcos-vitas-twins-micro", "min", out=tmp_path, part="backbone")
+    assert found.files[0].name.endswith("-backbone-fp32-b1.onnx")
+    assert [(row["num_chs"], row["reduction"]) for row in found.feature_info] == [(8, 4), (24, 8), (48, 16)]
+    graph = onnx.load(found.files[0])
+    entries = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(entries["feature_info"]) == list(found.feature_info)
+    assert not any(tensor.name.startswith("head") for tensor in graph.graph.initializer)
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    session = onnxruntime.InferenceSession(found.files[0], providers=["CPUExecutionProvider"])
+    outputs = session.run([f"features_{number}" for number in range(3)], {"images": images})
+    torch.manual_seed(0)
+    network = weighted_network("fcos-vitas-twins-micro", "min", command="").module
+    with torch.no_grad():
+        maps = network.forward_intermediates(torch.from_numpy(images), intermediates_only=True)
+    for output, expected in zip(outputs, maps, strict=True):
+        np.testing.assert_allclose(output, expected.numpy(), atol=1e-5)
+
+
+def test_a_backbone_has_several_outputs_and_no_classes(tmp_path: Path) -> None:
+    for options, message in (
+        ({"format": "safetensors"}, "which has several outputs"),
+        ({"precision": "int8"}, "int8 is for whole networks"),
+        ({"part": "neck"}, "part"),
+    ):
+        with pytest.raises((InputError, UsageError), match=message):
+            export_network("vitas-micro", "min", out=tmp_path, **{"part": "backbone", **options})
+    assert not any(tmp_path.iterdir())
