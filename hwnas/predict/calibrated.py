@@ -161,12 +161,17 @@ def _changed(model: Stack, factors: Numbers) -> Stack:
 
 
 def _intervals_of_devices(pool: Sequence[MeasuredDevice], model: Fitted, *, num_networks: int) -> Intervals:
-    """Return intervals from the errors of left-out devices around their means."""
-    predicted = [model.predict(part.features) for part in pool]
+    """Return intervals from the errors of left-out devices around their means.
+
+    One device alone does not show how networks differ from it on another one, so the usual error stands for that.
+    """
+    predicted, spread = [model.predict(part.features) for part in pool], _RESIDUAL / num_networks**0.5
     if len({part.device.name for part in pool}) >= MIN_DEVICES:
         others = [[other for other in pool if other.device.name != part.device.name] for part in pool]
         predicted = [fit_pool(rest).predict(part.features) for rest, part in zip(others, pool, strict=True)]
-    intervals, _ = device_intervals(pool, predicted, unlike=False, spread=_RESIDUAL / num_networks**0.5)
+    else:
+        spread = float(np.hypot(spread, _RESIDUAL))
+    intervals, _ = device_intervals(pool, predicted, unlike=False, spread=spread)
     return intervals
 
 

@@ -15,11 +15,15 @@ from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.folds import Fold
 from hwnas.predict.stored import StoredTable
 
-_MOST_POINTS = 256
+_MOST_POINTS = 512
 _MOST_BINS = 8
 _FEWEST_ERRORS = 40
 """Least number of errors from which the size at a distance is found."""
 _CHUNK = 512
+_SIZE_QUANTILE = 0.9
+"""The size of errors at a distance is this quantile of them: intervals are mostly asked for that share."""
+_FAMILY_WEIGHT = 2
+"""A network whose family was left out counts this often: among the near ones most were left out alone."""
 _SMALLEST = 1e-4
 
 
@@ -88,11 +92,11 @@ def fit_nearness(
 
     The first are those of all, the second those of networks of known families.
     """
-    logs = np.concatenate([networks.logs, families.logs])
-    distance = np.concatenate([networks.distance, families.distance])
+    logs = np.concatenate([networks.logs, *[families.logs] * _FAMILY_WEIGHT])
+    distance = np.concatenate([networks.distance, *[families.distance] * _FAMILY_WEIGHT])
     order = np.argsort(distance, kind="stable")
     bins = np.array_split(order, min(_MOST_BINS, max(1, len(order) // _FEWEST_ERRORS)))
-    sizes = np.array([float(np.quantile(np.abs(logs[own]), 0.8)) for own in bins])
+    sizes = np.array([float(np.quantile(np.abs(logs[own]), _SIZE_QUANTILE)) for own in bins])
     nearness = Nearness(
         points=points,
         distances=np.array([float(np.median(distance[own])) for own in bins]),

@@ -80,7 +80,7 @@ def test_the_nearest_of_many_points_is_found_in_blocks() -> None:
     asked = np.random.default_rng(1).normal(size=(9000, 3))
     plain = np.sqrt(((asked[:, None] - points) ** 2).mean(axis=2).min(axis=1))
     np.testing.assert_allclose(nearest(asked, points), plain, atol=1e-7)
-    assert len(reference_points(asked)) == 256
+    assert len(reference_points(asked)) == 512
 
 
 def test_stored_distances_must_rise() -> None:
