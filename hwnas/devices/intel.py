@@ -5,10 +5,13 @@ OpenVINO is imported only where the system lists such a device: loading its plug
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, Protocol, cast
 
 from hwnas.devices.device import Device, FileReader
 
@@ -71,10 +74,14 @@ def openvino_core() -> Core | None:
 
 @functools.cache
 def _core() -> Core:
-    import openvino
-
-    core: Core = openvino.Core()
+    core: Core = import_openvino().Core()
     return core
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its usage statistics, which it sends by a process that it forks when it is imported."""
+    sys.modules.setdefault("openvino_telemetry", cast("ModuleType", None))  # as if that package were not installed
+    return import_module("openvino")
 
 
 def accelerators(core: Core) -> tuple[Accelerator, ...]:

@@ -84,6 +84,8 @@ def measure_fleet(
             return measure(own, retry=retry, reporter=watching, campaign_environment=environment)
 
         campaigns = _run_jobs(jobs, run, board, stop=partial(_interrupt, hosts))
+        for address, item in hosts.items():
+            board.note_problem(address, item.connections[address].problem)
     return FleetResult(rows=board.rows(), campaigns=tuple(campaigns))
 
 
@@ -200,14 +202,19 @@ class _Board:
             self.set(address, job.device, job.runtime, state=state)
 
     def end_job(self, job: _Job) -> None:
-        """Set the state of the hosts of a campaign that ended; those that were given up keep theirs."""
+        """Set the state of the hosts of a campaign that ended."""
         for address in job.addresses:
-            if self._rows[address, job.device, job.runtime].state == "measures":
-                self.set(address, job.device, job.runtime, state="done")
+            self.set(address, job.device, job.runtime, state="done")
+
+    def note_problem(self, host: str, problem: HwnasError | None) -> None:
+        """Set the reason why a host was given up in a campaign that others completed."""
+        for (address, device, runtime), row in self._rows.items():
+            if problem is not None and address == host and row.state == "done":
+                self.set(host, device, runtime, state=_reason(problem))
 
     def fail(self, host: str, device: str, runtime: str, error: HwnasError) -> None:
         """Set the reason why a host ended."""
-        reason = error.message if error.got is None else f"{error.message}, got {error.got}"
+        reason = _reason(error)
         self.set(host, device, runtime, state=reason)
         self.message(f"{host}: {reason}" if host not in reason else reason)
 
@@ -248,6 +255,10 @@ class _Board:
         widths = [max(len(row[index]) for row in cells) for index in range(len(FLEET_COLUMNS))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _reason(error: HwnasError) -> str:
+    return error.message if error.got is None else f"{error.message}, got {error.got}"
 
 
 @dataclass(frozen=True)

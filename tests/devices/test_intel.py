@@ -1,5 +1,8 @@
 """Intel's GPUs and NPUs, through a stand-in for OpenVINO."""
 
+import subprocess
+import sys
+
 import pytest
 
 from hwnas.cli.doctor import _machine_rows as machine_rows
@@ -47,6 +50,13 @@ def test_openvino_is_not_loaded_where_the_system_lists_no_device_of_intel() -> N
 
     nvidia = {VENDOR_FILES[0]: "0x10de\n"}
     assert detect_accelerators(read=nvidia.get, make_core=forbidden) == ((), ())
+
+
+def test_openvino_sends_no_statistics() -> None:
+    program = "from hwnas.devices.intel import import_openvino; import sys; import_openvino(); "
+    program += "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_what_openvino_cannot_use_is_noted() -> None:

@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from hwnas.config import from_mapping, to_mapping
 from hwnas.data_paths import cache_folder
@@ -73,7 +74,7 @@ def main(hello: Mapping[str, Any] | None = None) -> None:
     Args:
         hello: First line of the campaign, if it was read already.
     """
-    requests = sys.stdin.buffer
+    requests = _without_stdin()
     # Libraries print to the standard output at any time: the messages get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -90,6 +91,16 @@ def main(hello: Mapping[str, Any] | None = None) -> None:
         kind = "storage" if storage_failed(error) else "package"
         refusal = Refusal(kind=kind, message=error.message, got=got, hint=error.hint)
         channel.send({MARK: PROTOCOL, "refused": to_mapping(refusal)})
+
+
+def _without_stdin() -> BinaryIO:
+    """Take the standard input from everything else in this process.
+
+    A process that a library forks closes the standard input first, and waits for ever if it is being read.
+    """
+    requests = cast("BinaryIO", cast("TextIOWrapper", sys.stdin).detach())
+    sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it lives as long as this process
+    return requests
 
 
 class Channel:
@@ -246,6 +257,8 @@ class HostLock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # A process that a library forked, and that is still there, has the file as well.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         os.close(self._file)
 
     def _try(self) -> bool:

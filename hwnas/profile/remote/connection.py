@@ -298,6 +298,8 @@ class HostConnection:
         self._ended, self._cancelled = threading.Event(), cancelled or threading.Event()
         self._sleep = sleep or self._ended.wait
         self._lock = threading.RLock()
+        self.problem: HwnasError | None = None
+        """Why no more is measured there."""
         try:
             self._process: HostProcess | None = self._connect()
         except ConnectionLostError as error:

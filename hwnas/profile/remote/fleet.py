@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from hwnas.config import Above, FileName, load_toml
-from hwnas.errors import InputError
+from hwnas.errors import InputError, UsageError
+from hwnas.files import printable
 from hwnas.profile.options import AUTO
 from hwnas.profile.remote.connection import ConnectionLimits
 from hwnas.profile.remote.host import Host
@@ -67,7 +68,13 @@ def load_fleet(path: Path) -> Fleet:
     Raises:
         InputError: The file cannot be read, or a value in it is not valid.
     """
-    return load_toml(Fleet, path)
+    try:
+        return load_toml(Fleet, path)
+    except UsageError as error:  # of a host, which --on names as well
+        raise InputError(f"{printable(path)}: {error.message}", got=error.got) from error
+    except InputError as error:
+        message = error.message if str(path) in error.message else f"{printable(path)}: {error.message}"
+        raise InputError(message, got=error.got, known=error.known, hint=error.hint) from error
 
 
 @dataclass(frozen=True, kw_only=True)

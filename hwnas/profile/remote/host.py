@@ -164,6 +164,15 @@ class RemoteMeasurer:
             ReferenceNetworkError: The reference network does not run in the setting.
             InputError: The host is gone, or it has changed.
         """
+        try:
+            return self._measure(task, excluded_processes)
+        except ReferenceNetworkError:
+            raise
+        except HwnasError as error:
+            self._connection.problem = error
+            raise
+
+    def _measure(self, task: MeasurementTask, excluded_processes: Collection[str]) -> TaskResult:
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         made: MadeGraph | None = None
         payloads: dict[str, bytes] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.devices import Cpu, Device
-from hwnas.devices.intel import accelerators, openvino_core
+from hwnas.devices.intel import accelerators, import_openvino, openvino_core
 from hwnas.devices.memory import release_free_memory, resident_mb
 from hwnas.errors import MissingError
 from hwnas.profile.runners.runner import AVAILABLE, Array, Availability, Clock, Sample, run_timed, working_clock
@@ -55,7 +55,7 @@ class OpenVinoSession:
     def __init__(
         self, graph: bytes, images: "Tensor | Array", *, options: Mapping[str, object], core: Any, plugin: str = "CPU"
     ) -> None:
-        import openvino
+        openvino = import_openvino()
 
         release_free_memory()
         before = resident_mb()
@@ -170,7 +170,7 @@ class OpenVinoRunner:
 
     def facts(self, setting: Setting) -> Mapping[str, str]:
         """Return versions, the name of the device, and the options that are in effect there."""
-        import openvino
+        openvino = import_openvino()
 
         core, plugin = self._core_and_plugin(setting)
         options = self._options(setting)
@@ -252,8 +252,8 @@ def _shown(value: Any) -> str:
 
 def _probe(size: int) -> Any:
     """A network of one product of squares."""
-    import openvino
-    from openvino import opset13
+    openvino = import_openvino()
+    opset13 = openvino.opset13
 
     images = opset13.parameter([size, size], openvino.Type.f32)
     weights = opset13.constant(np.ones((size, size), np.float32))

@@ -147,6 +147,26 @@ def test_an_agent_that_never_answers_is_given_up(tmp_path: Path) -> None:
     connected.close()
 
 
+def test_a_process_that_a_library_forks_holds_up_no_agent(tmp_path: Path) -> None:
+    forks = """
+import multiprocessing, os, time
+def _answer(agent, message):
+    if os.fork() == 0:
+        time.sleep(15)
+        os._exit(0)
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join(10)
+    return {"code": process.exitcode}
+_agent.Agent._answer = _answer
+"""
+    command = agent_command(SILENT.format(root=str(ROOT)) + "_agent._TAKEOVER_S = 0.5\n" + forks)
+    connected = connect(command)
+    assert connected.request({"payload": True}) == {"code": 0}
+    connected.close()
+    connect(command, campaign="c" * 32).close()  # the process that is left has the lock's file, but not the lock
+
+
 def test_an_agent_has_a_worker_for_each_gpu_and_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str | None, bool]] = []
     closed: list[int] = []
