@@ -26,7 +26,7 @@ from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
 from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.loader import default_workers
-from hwnas.train.data.preprocess import PREPROCESS, describe_data, write_preprocess
+from hwnas.train.data.preprocess import PREPROCESS, describe_annotated, describe_data, write_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits, open_data
 from hwnas.train.distributed import World, distributed_world
@@ -497,9 +497,13 @@ def _prepare_run(folder: Path, config: TrainConfig, data: TrainData, *, resume: 
         require_same_images(folder / HELDOUT_LIST, data.heldout)
     if not resume:
         Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
-    if isinstance(data, DataSplits) and not (folder / PREPROCESS).exists():
+    if not (folder / PREPROCESS).exists():
         shape, classes = config.image_shape, config.num_classes
-        write_preprocess(folder, describe_data(data, num_classes=classes, image_shape=shape))
+        if isinstance(data, AnnotatedData):
+            record = describe_annotated(data, image_shape=shape)
+        else:
+            record = describe_data(data, num_classes=classes, image_shape=shape)
+        write_preprocess(folder, record)
     if not (folder / HELDOUT_LIST).exists():
         write_image_list(folder / HELDOUT_LIST, data.heldout)
 

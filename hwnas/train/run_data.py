@@ -10,6 +10,7 @@ from hwnas.space.space import SpaceConfig
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import HELDOUT_LIST, require_same_images
+from hwnas.train.data.preprocess import read_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataConfig, DataSplits, UnlabelledError, absolute_data_name, open_data
 from hwnas.train.options import TrainConfig
@@ -67,7 +68,14 @@ def open_run_task_data(run: Path, config: TrainConfig | None, *, data: str | Non
         chosen = DataConfig(name=data or "")
     else:
         chosen = config.data if data is None else replace(config.data, name=data)
-    opened = open_task_data(chosen, space.task, image_size=space.image_size, num_classes=space.num_classes)
+    record = read_preprocess(run if run.is_dir() else run.parent)
+    opened = open_task_data(
+        chosen,
+        space.task,
+        image_size=space.image_size,
+        num_classes=space.num_classes,
+        classes=() if record is None or record.num_classes != space.num_classes else record.label_names[1:],
+    )
     if is_own and (run / HELDOUT_LIST).exists():
         require_same_images(run / HELDOUT_LIST, opened.heldout)
     return opened

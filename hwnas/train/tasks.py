@@ -6,6 +6,7 @@ runtimes run the same network, up to the outputs of all anchors or pixels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from hwnas.supernet.task_head import TaskHeadConfig, anchors_of, detector
 from hwnas.train.data.augment import IMAGENET
 from hwnas.train.data.detection import load_detection, load_segmentation
 from hwnas.train.data.detection_loader import DetectionBatch, DetectionEvalLoader, DetectionTrainLoader
+from hwnas.train.data.images import BadImageLog
 from hwnas.train.data.samples import IGNORED, AnnotatedData
 from hwnas.train.data.sources import DataConfig
 from hwnas.train.detection_metrics import mean_average_precision, mean_iou
@@ -132,7 +134,14 @@ def make_outputs(head: TaskHead, *, image_size: int, num_classes: int) -> TaskOu
     return kind(head, image_size=image_size, num_classes=num_classes)
 
 
-def open_task_data(config: DataConfig, task: Task, *, image_size: int, num_classes: int | None = None) -> AnnotatedData:
+def open_task_data(
+    config: DataConfig,
+    task: Task,
+    *,
+    image_size: int,
+    num_classes: int | None = None,
+    classes: Sequence[str] = (),
+) -> AnnotatedData:
     """Open the images of a training for detection or segmentation.
 
     Args:
@@ -140,18 +149,24 @@ def open_task_data(config: DataConfig, task: Task, *, image_size: int, num_class
         task: Detection or segmentation.
         image_size: Side of the square that images are letterboxed to.
         num_classes: Classes that the dataset must have, with the background; None: any number.
+        classes: Names of the classes of the networks, whose numbers the dataset gets; empty: not known.
 
     Raises:
         InputError: The dataset cannot be opened or split, or has other classes.
     """
-    load = load_segmentation if task == "segmentation" else load_detection
-    data = load(
-        config.name,
-        image_size=image_size,
-        heldout=config.heldout,
-        seed=config.seed,
-        max_images=config.max_images,
-    )
+    options: dict[str, Any] = {
+        "image_size": image_size,
+        "heldout": config.heldout,
+        "seed": config.seed,
+        "max_images": config.max_images,
+    }
+    if task == "segmentation":
+        data = load_segmentation(config.name, **options)
+    else:
+        data = load_detection(config.name, **options, masks=False)
+    data = replace(data, max_bad=config.max_bad)
+    if classes:
+        data = data.with_classes(classes)
     if num_classes not in (None, data.num_classes):
         message = f"{config.name} must have the classes of the networks, {num_classes} with the background"
         raise InputError(message, got=data.num_classes)
@@ -160,7 +175,8 @@ def open_task_data(config: DataConfig, task: Task, *, image_size: int, num_class
 
 def training_batches(data: AnnotatedData, *, count: int = _CALIBRATION_BATCHES) -> Iterable[DetectionBatch]:
     """Return the first training images, the same whenever they are iterated over."""
-    return _FirstBatches(DetectionTrainLoader(data.train, augment=None, batch_size=_BATCH_SIZE, seed=0), count)
+    bad = BadImageLog(limit=data.max_bad)
+    return _FirstBatches(DetectionTrainLoader(data.train, augment=None, batch_size=_BATCH_SIZE, seed=0, bad=bad), count)
 
 
 def make_task_evaluator(
@@ -197,7 +213,8 @@ def evaluation_batches(
     """Return the images of a split, which the dataset must have."""
     images = data.heldout if split == "heldout" else data.test
     assert images is not None
-    return DetectionEvalLoader(images, batch_size=_BATCH_SIZE, workers=workers)
+    bad = BadImageLog(limit=data.max_bad)
+    return DetectionEvalLoader(images, batch_size=_BATCH_SIZE, workers=workers, bad=bad)
 
 
 def outputs_of(model: nn.Module) -> TaskOutputs | None:

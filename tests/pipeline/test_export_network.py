@@ -284,11 +284,10 @@ def test_a_backbone_is_exported_without_its_head(tmp_path: Path) -> None:
 
 
 def test_a_backbone_has_several_outputs_and_no_classes(tmp_path: Path) -> None:
-    for options, message in (
-        ({"format": "safetensors"}, "which has several outputs"),
-        ({"precision": "int8"}, "int8 is for whole networks"),
-        ({"part": "neck"}, "part"),
-    ):
-        with pytest.raises((InputError, UsageError), match=message):
-            export_network("vitas-micro", "min", out=tmp_path, **{"part": "backbone", **options})
+    with pytest.raises(UsageError, match="which has several outputs"):
+        export_network("vitas-micro", "min", out=tmp_path, part="backbone", format="safetensors")
+    with pytest.raises(UsageError, match="int8 is for whole networks"):
+        export_network("vitas-micro", "min", out=tmp_path, part="backbone", precision="int8")
+    with pytest.raises(UnknownNameError, match="part"):
+        export_network("vitas-micro", "min", out=tmp_path, part="neck")
     assert not any(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from hwnas.errors import InputError, UsageError
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.train import train_model
 from hwnas.supernet.store import load_supernet
+from hwnas.train.data.preprocess import read_preprocess
 from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import TrainerConfig
 
@@ -59,6 +60,9 @@ def test_networks_of_a_detector_are_compared_by_map(run: Path) -> None:
     found = evaluate(run, ["min", "max"], device="cpu")
     assert (found.metric, found.space) == ("mAP", "retinanet-vitas-twins-micro")
     assert all(network.mAP is not None and network.top1 is None for network in found.networks)
+    record = read_preprocess(run)
+    assert record is not None
+    assert (record.crop_mode, record.label_names) == ("letterbox", ("background", *"0123456789"))
     assert load_supernet(run / "supernet.safetensors").space.workload is not None
     with pytest.raises(InputError, match="networks for detection are compared by mAP"):
         evaluate(run, ["min"], metric="accuracy", device="cpu")

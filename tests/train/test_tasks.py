@@ -1,5 +1,6 @@
 """Losses and predictions of networks for detection and segmentation."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,17 @@ from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.task_head import anchors_of
 from hwnas.train.data.detection_loader import DetectionTrainLoader
+from hwnas.train.data.images import BadImageError
 from hwnas.train.data.sources import DataConfig
-from hwnas.train.tasks import make_outputs, make_task_evaluator, normalized, open_task_data, outputs_of
+from hwnas.train.tasks import (
+    evaluation_batches,
+    make_outputs,
+    make_task_evaluator,
+    normalized,
+    open_task_data,
+    outputs_of,
+    training_batches,
+)
 
 DATA = DataConfig(name="digits-scene", max_images=8, heldout=4)
 BOX = torch.tensor([[16.0, 24.0, 40.0, 48.0]])
@@ -97,3 +107,20 @@ def test_networks_are_evaluated_by_the_metric_of_their_task() -> None:
 def test_data_of_other_classes_are_refused() -> None:
     with pytest.raises(InputError, match="must have the classes of the networks, 4 with the background"):
         open_task_data(DATA, "detection", image_size=64, num_classes=4)
+
+
+def test_so_many_bad_images_are_skipped_as_the_data_allow() -> None:
+    data = open_task_data(replace(DATA, max_bad=1), "detection", image_size=64)
+    assert "masks" not in data.heldout[0][1]
+    for batches in (evaluation_batches(data, split="heldout"), training_batches(data)):
+        assert next(iter(batches)).images.shape[1:] == (3, 64, 64)
+
+    class Broken:
+        keys = data.heldout.images.keys
+
+        def read(self, index: int) -> Any:
+            raise BadImageError(self.keys[index], "made so")
+
+    broken = replace(data, heldout=replace(data.heldout, images=Broken()))
+    with pytest.raises(InputError, match="more than 1 images cannot be read"):
+        list(evaluation_batches(broken, split="heldout"))

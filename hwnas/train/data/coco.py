@@ -4,6 +4,7 @@ Two layouts are known: `annotations/instances_train*.json` with folders of image
 a file `_annotations.coco.json` among the images.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -18,7 +19,7 @@ from torchvision import tv_tensors
 from hwnas.config import Between, from_mapping, load_json
 from hwnas.errors import InputError
 from hwnas.files import file_errors, path_within, printable, read_bytes
-from hwnas.train.data.images import BadImageError, decode_image, to_array
+from hwnas.train.data.images import BadImageError, decode_image, oriented, to_array
 from hwnas.train.data.masks import decode_mask
 from hwnas.train.data.readers import TEST_FOLDERS, TRAIN_FOLDERS
 from hwnas.train.data.samples import AnnotatedSource, Sample, instances_target
@@ -36,7 +37,8 @@ Row = TypeVar("Row")
 class CocoImage:
     """An image of the file."""
 
-    id: int
+    id: Annotated[int, Between(-(2**63), 2**63 - 1)]
+    """Torch holds it in 64 bits."""
     file_name: str
     width: Annotated[int, Between(1, _LIMIT)] | None = None
     height: Annotated[int, Between(1, _LIMIT)] | None = None
@@ -101,7 +103,9 @@ class CocoImages:
     def read(self, index: int) -> Sample:
         """Read an image and its boxes; raise BadImageError if that is not possible."""
         row = self.images[index]
-        pixels = to_array(read_image(self.folder, row.file_name), channels=3)
+        size_stated = None if row.width is None or row.height is None else (row.width, row.height)
+        image = oriented(read_image(self.folder, row.file_name), size_stated, row.file_name)
+        pixels = to_array(image, channels=3)
         size = pixels.shape[1:]
         stated = (row.height or size[0], row.width or size[1])
         if size != stated:
@@ -175,10 +179,14 @@ def open_coco(train: CocoPart, test: CocoPart | None, *, masks: bool) -> Annotat
         classes=tuple(row.name for row in classes),
         train=CocoImages(folder=train.folder, images=table.images, instances=found, masks=with_masks),
         test=None if test is None else _open_test(test, classes, masks=with_masks),
-        identity=" ".join(["coco", *(f"{part.file.name} {part.file.stat().st_size}" for part in parts)]),
+        identity=" ".join(["coco", *(f"{part.file.name} {_digest(part.file)}" for part in parts)]),
         masks=with_masks,
         notes=notes,
     )
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(read_bytes(file)).hexdigest()[:24]
 
 
 def read_image(folder: Path, name: str) -> Any:

@@ -14,6 +14,7 @@ from hwnas.train.data.digits import ClutterSplit
 from hwnas.train.data.digits_scene import HELDOUT_SCENES, SCENE_VERSION, TEST_SCENES, TRAIN_SCENES, DigitsScenes
 from hwnas.train.data.images import Indices
 from hwnas.train.data.samples import (
+    IGNORED,
     AnnotatedData,
     AnnotatedDataset,
     AnnotatedImages,
@@ -199,7 +200,7 @@ def _split_off(indices: Indices, amount: float, *, seed: int, what: str) -> tupl
 
 
 def _part(images: AnnotatedImages, indices: Indices, options: _Options) -> AnnotatedDataset:
-    return AnnotatedDataset(images=images, indices=indices, image_size=options.image_size)
+    return AnnotatedDataset(images=images, indices=indices, image_size=options.image_size, masks=options.masks)
 
 
 def _data(
@@ -209,6 +210,9 @@ def _data(
     heldout: AnnotatedDataset,
     test: AnnotatedDataset,
 ) -> AnnotatedData:
+    if options.task == "segmentation" and len(source.classes) >= IGNORED:
+        message = f"images with a class for each pixel must have at most {IGNORED - 1} classes beside the background"
+        raise InputError(message, got=len(source.classes), hint=f"{IGNORED} stands for pixels that do not count")
     return AnnotatedData(
         name=options.name,
         task=options.task,

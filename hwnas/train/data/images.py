@@ -262,6 +262,28 @@ def decode_image(data: bytes, key: str) -> "Image":
         raise BadImageError(key, error) from error
 
 
+def oriented(image: "Image", stated: tuple[int, int] | None, key: str) -> "Image":
+    """Turn an image as its EXIF entry says, as browsers and tools for annotation show it.
+
+    An image that has the stated size alone without being turned was annotated as it is stored, and is returned so.
+
+    Args:
+        image: A decoded image.
+        stated: Width and height that its annotations are for; None: they state none.
+        key: Name of the image, for errors.
+
+    Raises:
+        BadImageError: The entry cannot be read.
+    """
+    from PIL import ImageOps
+
+    try:
+        turned: Image | None = ImageOps.exif_transpose(image)
+    except DECODER_ERRORS as error:
+        raise BadImageError(key, error) from error
+    return image if turned is None or (image.size == stated != turned.size) else turned
+
+
 def to_array(image: "Image", *, channels: int) -> NDArray[np.uint8]:
     """Return the pixels of an image as (C, H, W); one channel is its luma."""
     pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))

@@ -7,7 +7,7 @@ timm's `pretrained_cfg`.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 
@@ -20,8 +20,14 @@ from hwnas.train.data.augment import EVAL_CROP_SHARE, IMAGENET
 from hwnas.train.data.images import BadImageError, ImageDataset
 from hwnas.train.data.sources import DataSplits
 
+if TYPE_CHECKING:
+    from hwnas.train.data.samples import AnnotatedData
+
 PREPROCESS = "preprocess.json"
 """File with the record, beside weights."""
+
+BACKGROUND = "background"
+"""Name of the first class of detectors and segmenters."""
 
 _PROBED = 16
 """Images whose sizes decide the share that is cropped."""
@@ -50,7 +56,8 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET.mean
     std: tuple[Annotated[float, Above(0, 1000)], ...] = IMAGENET.std
     label_names: tuple[str, ...] = ()
-    """Names of the classes, in the order of the outputs; empty if they are not known."""
+    """Names of the classes, in the order of the outputs; empty if they are not known. Those of detectors and segmenters
+    begin with the background."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -73,9 +80,9 @@ class Preprocess:
         mean, std = _statistics(input_size[0])
         plain = cls(input_size=input_size, num_classes=num_classes, mean=mean, std=std)
         if letterbox:
-            return replace(plain, interpolation="bilinear", crop_pct=1.0, crop_mode="letterbox")
+            plain = replace(plain, interpolation="bilinear", crop_pct=1.0, crop_mode="letterbox")
         known = None if beside is None else read_preprocess(beside.parent)
-        if known is None or known.num_classes != num_classes:
+        if known is None or (known.num_classes, known.crop_mode) != (num_classes, plain.crop_mode):
             return plain
         return replace(plain, crop_pct=known.crop_pct, label_names=known.label_names)
 
@@ -118,6 +125,12 @@ def describe_data(data: DataSplits, *, num_classes: int, image_shape: tuple[int,
     plain = Preprocess.of(input_size=image_shape, num_classes=num_classes)
     names = data.classes if len(data.classes) == num_classes else ()
     return replace(plain, crop_pct=_crop_share(data.train, image_shape[1]), label_names=names)
+
+
+def describe_annotated(data: "AnnotatedData", *, image_shape: tuple[int, int, int]) -> Preprocess:
+    """Return the record of networks that are trained on a dataset for detection or segmentation."""
+    plain = Preprocess.of(input_size=image_shape, num_classes=data.num_classes, letterbox=True)
+    return replace(plain, label_names=(BACKGROUND, *data.classes))
 
 
 def write_preprocess(folder: Path, record: Preprocess) -> None:

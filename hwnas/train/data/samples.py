@@ -8,9 +8,9 @@ in the loss nor in the evaluation.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from hwnas.errors import InputError
+from hwnas.files import printable
 from hwnas.train.data.augment import IMAGENET
-from hwnas.train.data.images import Indices
+from hwnas.train.data.images import MAX_BAD_IMAGES, Indices
 
 Task = Literal["detection", "segmentation"]
 Target = Any
@@ -33,6 +34,8 @@ IGNORED = 255
 
 PADDING = tuple(round(255 * value) for value in IMAGENET.mean)
 """Color beside a letterboxed image, which is about zero in a normalized one."""
+
+_MAX_LISTED = 8
 
 MIN_BOX_PIXELS = 1.0
 """Boxes that are narrower after clipping or resizing are dropped."""
@@ -63,6 +66,8 @@ class AnnotatedDataset:
     image_size: int
     crowds: bool = True
     """Keep boxes around crowds, which an evaluation ignores and a training must not learn."""
+    masks: bool = True
+    """Keep the masks of boxes."""
 
     @cached_property
     def keys(self) -> Sequence[str]:
@@ -77,6 +82,8 @@ class AnnotatedDataset:
         image, target = self.images.read(int(self.indices[index]))
         if isinstance(target, dict) and not self.crowds:
             target = select_boxes(target, target["iscrowd"] == 0)
+        if isinstance(target, dict) and not self.masks:
+            target.pop("masks", None)
         return image, target
 
     def __getitem__(self, index: int) -> Sample:
@@ -103,11 +110,60 @@ class AnnotatedData:
     """Mirrored images show the same classes."""
     notes: tuple[str, ...] = ()
     """What a user should know about the split."""
+    max_bad: int = MAX_BAD_IMAGES
+    """Unreadable images that are skipped before it is an error."""
+
+    def with_classes(self, classes: Sequence[str]) -> Self:
+        """Return the same images with the numbers that other data, as of a training, give to their classes.
+
+        Args:
+            classes: Names of the classes 1, 2, ... there.
+
+        Raises:
+            InputError: A class of these images is none of them.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        others = [name for name in self.classes if name not in classes]
+        if others:
+            message = f"the classes of {self.name} must be those that the networks were trained on"
+            got = ", ".join(map(printable, others[:_MAX_LISTED]))
+            raise InputError(message, got=got, known=tuple(classes))
+        numbers = torch.arange(IGNORED + 1 if self.task == "segmentation" else self.num_classes)
+        numbers[1 : self.num_classes] = torch.tensor([list(classes).index(name) + 1 for name in self.classes])
+        parts = {
+            name: replace(part, images=_Renumbered(part.images, numbers))
+            for name, part in (("train", self.train), ("heldout", self.heldout), ("test", self.test))
+            if part is not None
+        }
+        changed: dict[str, Any] = {"classes": tuple(classes), **parts}
+        return replace(self, **changed)
 
     @property
     def num_classes(self) -> int:
         """Number of classes with the background, as torchvision's detectors count them."""
         return len(self.classes) + 1
+
+
+@dataclass(frozen=True)
+class _Renumbered:
+    """Images whose classes have other numbers."""
+
+    images: AnnotatedImages
+    numbers: Tensor
+    """Number of each class, by the number that the images give to it."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the images."""
+        return self.images.keys
+
+    def read(self, index: int) -> Sample:
+        """Read an image and its target."""
+        image, target = self.images.read(index)
+        if isinstance(target, dict):
+            return image, {**target, "labels": self.numbers[target["labels"]]}
+        return image, tv_tensors.wrap(self.numbers[target.as_subclass(Tensor)], like=target)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@
 `SegmentationClass` a PNG file of classes for each: indices of a palette, or colors that `labelmap.txt` names.
 """
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from torchvision import tv_tensors
 
 from hwnas.errors import InputError
 from hwnas.files import absolute_path, file_errors, path_within, printable, read_bytes, read_text
-from hwnas.train.data.images import DECODER_ERRORS, BadImageError, decode_image, to_array
+from hwnas.train.data.images import DECODER_ERRORS, BadImageError, decode_image, oriented, to_array
 from hwnas.train.data.samples import IGNORED, AnnotatedSource, Sample
 
 LISTS = Path("ImageSets") / "Segmentation"
@@ -75,8 +76,9 @@ class VocImages:
         """Read an image and the class of each pixel; raise BadImageError if that is not possible."""
         key = self.keys[index]
         try:
-            pixels = to_array(decode_image(read_bytes(self._image(key)), key), channels=3)
             classes = read_classes(self.root, key, self.colors)
+            image = decode_image(read_bytes(self._image(key)), key)
+            pixels = to_array(oriented(image, (classes.shape[1], classes.shape[0]), key), channels=3)
         except BadImageError:
             raise
         except InputError as error:
@@ -87,8 +89,8 @@ class VocImages:
         largest = int(classes[classes != IGNORED].max(initial=0))
         if largest >= self.num_classes:
             raise BadImageError(key, f"its classes must be below {self.num_classes}, not {largest}")
-        image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels)))
-        return image, tv_tensors.Mask(torch.from_numpy(classes))
+        tensor = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels)))
+        return tensor, tv_tensors.Mask(torch.from_numpy(classes))
 
     def _image(self, key: str) -> Path:
         paths = [path_within(self.root / IMAGES, f"{key}{suffix}") for suffix in SUFFIXES]
@@ -119,7 +121,21 @@ def open_voc(root: Path) -> AnnotatedSource:
     def part(keys: Sequence[str]) -> VocImages:
         return VocImages(root=root, keys=keys, num_classes=len(names) + 1, colors=colors)
 
-    return AnnotatedSource(classes=names, train=part(train), test=part(test) if test else None, identity="voc")
+    return AnnotatedSource(
+        classes=names,
+        train=part(train),
+        test=part(test) if test else None,
+        identity=f"voc {_identity(root, (*train, *test))}",
+    )
+
+
+def _identity(root: Path, keys: Sequence[str]) -> str:
+    """Return a digest of the sizes of the files of classes, and of the names of their colors."""
+    found = hashlib.sha256(read_bytes(root / LABEL_MAP) if (root / LABEL_MAP).exists() else b"")
+    for key in keys:
+        with suppress(OSError):  # a missing file is named when it is read
+            found.update(f"{key} {(root / CLASSES / f'{key}.png').stat().st_size}\n".encode())
+    return found.hexdigest()[:24]
 
 
 def read_classes(root: Path, key: str, colors: NDArray[np.int64] | None) -> NDArray[np.int64]:

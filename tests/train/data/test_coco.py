@@ -310,3 +310,72 @@ def test_two_files_of_training_images_are_ambiguous(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "instances_train2014.json").write_text("{}")
     with pytest.raises(InputError, match="must have one file"):
         opened(tmp_path)
+
+
+def test_ids_of_images_have_64_bits(tmp_path: Path) -> None:
+    content = table()
+    content["images"][0]["id"] = 2**63
+    write_coco(tmp_path, content, table(3))
+    with pytest.raises(InputError, match="id"):
+        opened(tmp_path)
+
+
+def test_edited_annotations_are_other_data(tmp_path: Path) -> None:
+    write_coco(tmp_path, table(), table(3))
+    before = opened(tmp_path).fingerprint
+    file = tmp_path / "annotations" / "instances_train2017.json"
+    file.write_text(file.read_text().replace("[2, 4, 6, 8]", "[2, 4, 6, 9]"))
+    assert opened(tmp_path).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pixel"), [(16, 32, [[2, 0, 0], [1, 0, 0]]), (32, 16, [[1, 0, 0], [2, 0, 0]])]
+)
+def test_images_are_turned_as_exif_says_unless_annotated_as_stored(
+    tmp_path: Path, width: int, height: int, pixel: list[list[int]]
+) -> None:
+    content = table()
+    content["images"][0] |= {"width": width, "height": height}
+    write_coco(tmp_path, content, table(3))
+    stored = Image.new("RGB", (32, 16), (1, 0, 0))
+    stored.paste((2, 0, 0), (0, 8, 32, 16))  # the lower half, which is the left one of the turned image
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "train2017" / "0.png", exif=exif)
+    image, _ = opened(tmp_path).train.read(0)
+    assert image.shape == (3, height, width)
+    corners = [image[:, 0, 0].tolist(), image[:, -1, -1].tolist()]
+    assert corners == pixel
+
+
+def test_classes_get_the_numbers_of_a_training_by_their_names(tmp_path: Path) -> None:
+    data = one(tmp_path, row(1, 100), row(2, 100, category_id=90))
+    assert data.with_classes(("cat", "dog")) is data
+    other = data.with_classes(("cow", "dog", "cat"))
+    assert other.train[0][1]["labels"].tolist() == [3, 2]
+    assert other.num_classes == 4
+    with pytest.raises(InputError, match="must be those that the networks were trained on") as caught:
+        data.with_classes(("cow", "dog"))
+    assert caught.value.got == "cat"
+
+
+def test_masks_are_left_out_where_they_are_not_needed(tmp_path: Path) -> None:
+    polygon = [[2, 4, 8, 4, 8, 12]]
+    write_coco(
+        tmp_path,
+        table(annotations=[row(n, 100 + n, segmentation=polygon) for n in range(12)]),
+        table(3, annotations=[]),
+    )
+    assert "masks" in opened(tmp_path).train[0][1]
+    assert "masks" not in opened(tmp_path, masks=False).train[0][1]
+    assert "masks" not in load_detection("digits-scene", image_size=32, max_images=4, masks=False).train[0][1]
+
+
+def test_no_class_of_pixels_is_the_number_of_those_that_do_not_count(tmp_path: Path) -> None:
+    polygon = [[2, 4, 8, 4, 8, 12]]
+    many = [{"id": number, "name": f"c{number}"} for number in range(IGNORED)]
+    rows = [row(n, 100 + n, segmentation=polygon) for n in range(12)]
+    write_coco(tmp_path, table(annotations=rows, categories=many))
+    with pytest.raises(InputError, match="at most 254 classes beside the background"):
+        load_segmentation(str(tmp_path), image_size=32)
+    assert len(opened(tmp_path).classes) == IGNORED

@@ -150,3 +150,22 @@ def test_classes_of_pixels_are_no_boxes(tmp_path: Path) -> None:
     write_voc(tmp_path)
     with pytest.raises(InputError, match="has no boxes"):
         load_detection(str(tmp_path), image_size=32)
+
+
+def test_edited_classes_are_other_data(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    before = opened(tmp_path).fingerprint
+    Image.fromarray(classes(1)[:, ::-1]).resize((16, 16)).save(tmp_path / "SegmentationClass" / "a3.png")
+    assert opened(tmp_path).fingerprint != before
+
+
+def test_images_are_turned_to_fit_their_classes_which_get_other_numbers_by_name(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (16, 32), (9, 9, 9)).save(tmp_path / "JPEGImages" / "a0.jpg", exif=exif)
+    data = opened(tmp_path, heldout=0).with_classes(("0", "1"))
+    index = list(data.train.keys).index("a0")
+    image, target = data.train.read(index)
+    assert image.shape == (3, 16, 32)
+    assert set(target.unique().tolist()) == {0, 2, IGNORED}
