@@ -78,7 +78,7 @@ _RUN_PARAMETERS = (
 @click.option(
     "--samples",
     type=Whole(0, MAX_NETWORKS),
-    show_default="100",
+    show_default="100, for detectors 40",
     help="Networks of the space to measure, in addition to the published ones.",
 )
 @click.option("--minutes", type=MINUTES, help="Measure for this long, instead of --samples.")

@@ -19,6 +19,9 @@ AUTO = "auto"
 DEFAULT_SAMPLES = 100
 """Networks of the space if neither a number nor a time is given."""
 
+TASK_SAMPLES = 40
+"""The same of networks for detection and segmentation, whose graphs take seconds each: they are exported in one piece."""
+
 MAX_PAIRS = 100_000
 """Largest number of runs of each network."""
 
@@ -60,7 +63,8 @@ class CampaignOptions:
     """Classes that networks of the space answer; None: the space's own number."""
     device: str = "auto"
     samples: int | None = None
-    """Networks of the space in addition to the published ones; None: as many as the time allows, or 100."""
+    """Networks of the space in addition to the published ones; None: as many as the time allows, or 100,
+    for detection and segmentation 40."""
     minutes: float | None = None
     """Time limit, in place of a number of networks."""
     batches: tuple[int, ...] = (1,)
@@ -126,7 +130,9 @@ class CampaignOptions:
     @property
     def num_samples(self) -> int:
         """Number of networks of the space, if no time is given."""
-        return DEFAULT_SAMPLES if self.samples is None else self.samples
+        if self.samples is not None:
+            return self.samples
+        return DEFAULT_SAMPLES if SPACES.get(self.space).config.task == "classification" else TASK_SAMPLES
 
     def command(self) -> tuple[str, ...]:
         """Return the equivalent command line, without defaults."""

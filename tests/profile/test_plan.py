@@ -144,3 +144,9 @@ def test_no_file_and_an_empty_one_are_errors(tmp_path: Path) -> None:
     (tmp_path / "plan.jsonl").write_text("\n")
     with pytest.raises(InputError, match="is empty"):
         load_plan(tmp_path / "plan.jsonl")
+
+
+def test_fewer_detectors_are_measured_by_default() -> None:
+    numbers = [CampaignOptions(space=name).num_samples for name in ("vitas-micro", "fcos-vitas-micro")]
+    assert numbers == [DEFAULT_SAMPLES, TASK_SAMPLES]
+    assert CampaignOptions(space="fcos-vitas-micro", samples=7).num_samples == 7
