@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InputError
+from hwnas.profile.options import DEFAULT_SAMPLES, TASK_SAMPLES, CampaignOptions
 from hwnas.profile.plan import Plan, default_repeats, load_plan, make_tasks, save_plan
 from hwnas.profile.runners.runner import exporter_for
 from hwnas.profile.subjects import select_subjects, unique_subjects
