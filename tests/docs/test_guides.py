@@ -113,7 +113,39 @@ DISTRIBUTED = {
     "OMP_NUM_THREADS=4 hwnas search --space autoformer-tiny --objective throughput --evaluate-on local:8": SHELL,
 }
 
-PAGES = {"measuring.md": MEASURING, "predictors.md": PREDICTORS, "search.md": SEARCH, "distributed.md": DISTRIBUTED}
+_DETECTOR = "--data digits-scene --max-images 16 --heldout 2 --epochs 1 --batch 8"
+
+DETECTION = {
+    "hwnas train --task detection --data digits-scene --space vitas-twins-micro --out runs/detector": (
+        f"hwnas train --task detection --space vitas-twins-micro --out runs/detector {_DETECTOR}"
+    ),
+    "hwnas evaluate runs/detector": SAME,
+    "hwnas profile --space retinanet-vitas-twins-micro --device cpu": (
+        f"hwnas profile --space retinanet-vitas-twins-micro --device cpu {_SMALL}"
+    ),
+    "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 100": (
+        "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 4 --no-verify --export-top 0"
+    ),
+    "hwnas describe fcos-autoformer-tiny max": SAME,
+    "hwnas train --space semantic-fpn-vitas-twins-micro --data digits-scene --out runs/segmenter": (
+        f"hwnas train --space semantic-fpn-vitas-twins-micro --out runs/segmenter {_DETECTOR}"
+    ),
+    "hwnas train --supernet runs/supernet --task detection --data digits-scene --out runs/detector": (
+        "NOT RUN: tests/pipeline/test_train_tasks.py begins a backbone with the weights of a classifier"
+    ),
+    "hwnas export retinanet-vitas-twins-micro min --out exported": SAME,
+    "hwnas export retinanet-vitas-twins-micro min --part backbone --out exported": SAME,
+    "hwnas train --task detection --data coco-folder --space vitas-twins-small --image-size 320 --out runs/own": LARGE,
+    "hwnas train --task segmentation --data voc-folder --space vitas-twins-small --image-size 320 --out runs/pixels": LARGE,
+}
+
+PAGES = {
+    "measuring.md": MEASURING,
+    "predictors.md": PREDICTORS,
+    "search.md": SEARCH,
+    "distributed.md": DISTRIBUTED,
+    "detection.md": DETECTION,
+}
 """By page: each command that it shows, and the one that is run in its place."""
 
 TRAINED = "hwnas train --space autoformer-micro --data digits --max-images 256 --epochs 1 --out runs/micro"
