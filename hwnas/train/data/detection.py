@@ -111,7 +111,7 @@ def load_segmentation(
 def _open(options: _Options) -> AnnotatedData:
     require_image_size(options.image_size)
     amount = options.heldout
-    if amount is not None and not (0 <= amount < 1 or amount in range(10**9)):
+    if amount is not None and not (0 <= amount < 1 or (amount >= 1 and float(amount).is_integer())):
         raise InputError("heldout must be a share between 0 and 1 or a whole number of images", got=amount)
     if options.max_images is not None and options.max_images < 1:
         raise InputError("max_images must be at least 1", got=options.max_images)
