@@ -16,6 +16,7 @@ def row(done: Done, name: str) -> str:
     return line.removeprefix(name).strip()
 
 
+@pytest.mark.slow
 def test_an_own_space_is_sound_and_described(tmp_path: Path) -> None:
     text = page(SPACE)
     write_files(text, tmp_path)

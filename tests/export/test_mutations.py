@@ -16,6 +16,7 @@ from hwnas.export.onnx_graph import build_onnx
 from hwnas.export.templates import TemplateStore
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
+from tests.marks import slow_but
 
 SPACE = SPACES.get("autoformer-micro")
 ARCH = SPACE.largest()
@@ -68,7 +69,7 @@ def exported(wrong: nn.Module, network: nn.Module, path: Path, **options: Any) -
         return export_module(network, path=path, format="onnx", input_shape=SPACE.config.input_shape, **options)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", slow_but(["fp16", "bf16"], "fp16"))
 def test_a_graph_that_is_nearly_the_networks_is_refused(
     network: nn.Module, store: TemplateStore, tmp_path: Path, precision: str
 ) -> None:

@@ -20,6 +20,7 @@ from hwnas.supernet.official import checkpoint as reading
 from hwnas.supernet.official.keys import fill
 from hwnas.supernet.official.rules import close_gaps
 from hwnas.supernet.store import load_network, load_supernet
+from tests.marks import slow_but
 from tests.supernet.golden import assert_golden, golden, images, weights
 
 PUBLISHED = {
@@ -47,7 +48,7 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", slow_but(PUBLISHED, "autoformer-t", "glit-t", "vitas-a"))
 def test_a_published_network_is_imported_and_gives_the_official_outputs(name: str, tmp_path: Path) -> None:
     family, space, arch = PUBLISHED[name]
     record, out = golden(name), tmp_path / "network.safetensors"
@@ -70,6 +71,7 @@ def test_a_supernet_is_imported_and_gives_the_official_outputs(tmp_path: Path) -
         assert_golden(supernet(images(record), supernet.space.published["AutoFormer-T"]), record)
 
 
+@pytest.mark.slow
 def test_timms_twins_is_imported(tmp_path: Path) -> None:
     model = timm.create_model("twins_svt_small", pretrained=False).eval()
     torch.save(model.state_dict(), tmp_path / "timm.pth")
@@ -282,7 +284,7 @@ def test_weights_under_another_name_are_offered_and_not_taken(tmp_path: Path) ->
 
 @pytest.mark.parametrize("shape", [(), (192,), (197, 192), (1, 1, 197, 192), (2, 197, 192)])
 @pytest.mark.parametrize("image_size", [None, 256])
-@pytest.mark.parametrize("family", ["autoformer", "glit"])
+@pytest.mark.parametrize("family", slow_but(["autoformer", "glit"], "autoformer"))
 def test_a_position_table_of_another_shape_is_refused(
     family: str, shape: tuple[int, ...], image_size: int | None, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from hwnas.profile.plan import make_plan
 from hwnas.profile.subjects import space_network
 from hwnas.records import load_profile
 from hwnas.space import SPACES
+from tests.marks import slow_but
 from tests.pipeline.campaigns import FakeEnvironment, Listener
 from tests.pipeline.device_tables import write_tables
 from tests.pipeline.measured_profiles import fast_fits
@@ -49,7 +50,7 @@ def test_another_order_is_refused() -> None:
         parse_until("mape=3%", order="random")
 
 
-@pytest.mark.parametrize("order", ["spread", "active"])
+@pytest.mark.parametrize("order", slow_but(["spread", "active"], "active"))
 def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_path: Path, order: str) -> None:
     # The stand-in's times follow from the networks' names: no model can tell them to a tenth of a percent.
     listener = Listener()
@@ -69,7 +70,7 @@ def test_rounds_end_at_the_goal_or_when_no_more_networks_may_be_measured(tmp_pat
     assert easy.profiles[0].quality.num_networks == 24
 
 
-@pytest.mark.parametrize("order", ["spread", "active"])
+@pytest.mark.parametrize("order", slow_but(["spread", "active"], "spread"))
 def test_the_same_command_again_measures_nothing_more(tmp_path: Path, order: str) -> None:
     until, request = parse_until("mape=0.1%", order=order), replace(REQUEST, samples=30, out=tmp_path)
     measure(request, until=until, campaign_environment=FakeEnvironment().make())

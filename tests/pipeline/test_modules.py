@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import hwnas
 from hwnas.errors import InputError, MissingError
 from hwnas.pipeline.modules import export_module, measure_module, trace_workload
+from tests.marks import slow_but
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -23,7 +24,7 @@ def small_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.GELU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(128, 5))
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", slow_but(["torch", "onnxruntime"], "torch"))
 def test_a_module_is_timed_beside_the_reference_network(runtime: str) -> None:
     module = small_network().train()
     found = measure_module(module, IMAGES, device="cpu", runtime=runtime, pairs=8)

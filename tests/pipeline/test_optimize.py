@@ -134,6 +134,7 @@ def test_a_table_in_place_of_a_predictor(tmp_path: Path) -> None:
             LatencyTable.from_csv(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_resumes_in_its_folder(tmp_path: Path) -> None:
     class Interrupted(Accuracies):
         def __call__(self, networks: Sequence[Candidate]) -> list[float]:

@@ -170,6 +170,7 @@ def test_the_largest_network_is_exported_as_it_is(run: Path, supernet: ElasticSu
     assert changed(found, supernet) == set()
 
 
+@pytest.mark.slow
 def test_int8_quantises_the_repaired_network(
     run: Path, narrow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

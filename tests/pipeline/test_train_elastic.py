@@ -106,6 +106,7 @@ def test_another_number_of_classes_gets_a_fitted_classifier(model: Path, tmp_pat
     assert not (tmp_path / "fitted" / CLASSIFIER).exists()  # the features to learn are those of the model
 
 
+@pytest.mark.slow
 def test_a_model_with_a_new_classifier_is_trained_on_labels_first(model: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "weights.pth"
     torch.manual_seed(0)
@@ -200,6 +201,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_images_without_classes_are_learned_from_the_model_alone(model: Path, photos: Path, tmp_path: Path) -> None:
     wanted = options(model, data=str(photos), epochs=2, batch_size=32)
     trained = train_model(wanted, out=tmp_path / "whole", trainer_config=QUIET)

@@ -60,6 +60,7 @@ def test_a_teacher_of_other_classes_is_refused_with_the_command_that_trains_one(
     assert "hwnas train --model timm:test_vit --pretrained" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_run_of_a_model_is_continued_and_exported(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def bench(stages: list[str]) -> Iterator[NetworkTimer]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_network_of_a_space_on_onnxruntime(bench: NetworkTimer, stages: list[str]) -> None:
     outcome = bench.measure(TASK)
     assert outcome.failure is None

@@ -293,6 +293,7 @@ def test_the_slider_of_a_maximised_metric_and_the_loss_of_the_training_are_drawn
     page.close()
 
 
+@pytest.mark.slow
 def test_two_metrics_of_one_name_are_told_apart(browser: "Browser", tmp_path: Path) -> None:
     example = Example(count=60, space="autoformer-micro", objectives=("accuracy", LATENCY, f"{LATENCY}6"))
     write_report(make_run(tmp_path / "two", example))
@@ -304,6 +305,7 @@ def test_two_metrics_of_one_name_are_told_apart(browser: "Browser", tmp_path: Pa
     page.close()
 
 
+@pytest.mark.slow
 def test_known_networks_of_several_runs_are_told_apart_where_they_differ(browser: "Browser", tmp_path: Path) -> None:
     same = [make_run(tmp_path / name, Example(count=40, seed=seed)) for seed, name in enumerate(("one", "two"))]
     other = make_run(tmp_path / "three", Example(count=40, verified=False))  # there they are predicted

@@ -9,6 +9,7 @@ from hwnas.space.autoformer import BASE, TINY, AutoFormer, AutoFormerArch, AutoF
 from hwnas.supernet.autoformer import AutoFormerSupernet, AutoFormerSupernetConfig
 from hwnas.supernet.official.keys import fill, translate
 from hwnas.supernet.official.rules import AUTOFORMER_RULES
+from tests.marks import slow_but
 from tests.supernet.golden import assert_golden, golden, images, weights
 
 SMALL = ("autoformer-small-full", "autoformer-small-mixed", "autoformer-small-clipped-cls")
@@ -40,7 +41,7 @@ def golden_arch(config: dict[str, Any]) -> AutoFormerArch:
     return AutoFormerArch(embed_dim=config["embed_dim"][0], blocks=blocks)
 
 
-@pytest.mark.parametrize("name", [*SMALL, *PUBLISHED])
+@pytest.mark.parametrize("name", slow_but([*SMALL, *PUBLISHED], *SMALL, "autoformer-t"))
 def test_official_outputs(name: str) -> None:
     record = golden(name)
     config = record["config"]["supernet"]

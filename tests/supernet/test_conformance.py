@@ -17,6 +17,7 @@ from hwnas.space.glit import Glit, GlitConfig
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network, make_supernet
 from hwnas.supernet.supernet import AnySupernet, SupernetConfig
+from tests.marks import slow_but
 from tests.strategies import repeats_a_mini_space
 
 MICRO = (
@@ -99,7 +100,10 @@ def test_macs_are_half_of_torchs_flops(space: AnySpace) -> None:
         assert half_flops(space, arch) == space.workload(arch).macs_executed
 
 
-@pytest.mark.parametrize("name", [name for name in SPACES if "micro" not in name and not repeats_a_mini_space(name)])
+FULL_SIZE = [name for name in SPACES if "micro" not in name and not repeats_a_mini_space(name)]
+
+
+@pytest.mark.parametrize("name", slow_but(FULL_SIZE, "autoformer-tiny", "resnas-tiny", "vitas-deit-small", "glit-tiny"))
 def test_macs_at_full_size(name: str) -> None:
     space = SPACES.get(name)
     for arch in (*space.published.values(), space.smallest(), space.largest()):

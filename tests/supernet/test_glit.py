@@ -384,6 +384,7 @@ def test_half_precision() -> None:
     assert supernet.get_parameter("shared.stem.class_token").grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slice", "subnet"])
 def test_compiled(kind: str) -> None:
     space = AWKWARD[1]

@@ -22,6 +22,7 @@ def test_stochastic_depth_draws_as_timms(rate: float, *, training: bool) -> None
     assert torch.equal(outputs[0], x) is not (training and rate > 0)
 
 
+@pytest.mark.slow
 def test_networks_are_built_without_timm() -> None:
     code = "import hwnas.supernet.families, sys; print('timm' in sys.modules, 'torchvision' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]

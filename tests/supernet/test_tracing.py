@@ -12,6 +12,7 @@ from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import make_network
 from hwnas.workload import Workload
+from tests.marks import slow_but
 
 MOVEMENT = {"cat", "pad", "gather", "expand"}
 """What a network does to its tokens between operations, of which the closed form says nothing."""
@@ -35,13 +36,6 @@ def archs(space: AnySpace) -> list[Any]:
     return [space.smallest(), space.largest(), *space.published.values(), *random]
 
 
-def by_size(name: str) -> Any:
-    """The larger spaces of a family differ from its smaller ones in sizes alone: they are traced in the slow run."""
-    is_larger = "-base" in name or (name.replace("-small", "-tiny") in SPACES.names() and "-small" in name)
-    is_larger = is_larger or "-mini-" in name
-    return pytest.param(name, marks=pytest.mark.slow) if is_larger else name
-
-
 ELASTIC = (
     "deit_tiny_patch16_224",
     "deit_tiny_distilled_patch16_224",
@@ -59,9 +53,16 @@ ELASTIC = (
     "test_vit3",
 )
 """Models of timm, one of each kind that elastic spaces support."""
+MODELS = [f"elastic:timm:{name}" for name in ELASTIC]
+FAST = (
+    *(name for name in SPACES.names() if name.endswith("-micro")),
+    "vitas-deit-small",
+    *(name for name in MODELS if "base" not in name),
+)
+"""Larger spaces of a family differ from its smaller ones in sizes alone."""
 
 
-@pytest.mark.parametrize("name", [*map(by_size, SPACES), *(f"elastic:timm:{name}" for name in ELASTIC)])
+@pytest.mark.parametrize("name", slow_but([*SPACES, *MODELS], *FAST))
 def test_traced_operations_are_those_of_the_closed_form(name: str) -> None:
     space = SPACES.get(name)
     for arch in archs(space):

@@ -16,6 +16,7 @@ from hwnas.train.data.augment import IMAGENET, Normalization
 from hwnas.train.data.loader import Batch
 from hwnas.train.elastic import CUTS, activation_scores, fit_classifier, order_units, taylor_scores
 from hwnas.train.pretrained import fold_normalization, load_pretrained, own_normalization, supernet_of
+from tests.marks import slow_but
 
 SIDE = 64
 
@@ -41,7 +42,10 @@ def largest_outputs(supernet: ElasticSupernet, x: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_vit3", "eva02_tiny_patch14_224", "beit3_base_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(["test_vit", "test_vit3", "eva02_tiny_patch14_224", "beit3_base_patch16_224"], "test_vit", "test_vit3"),
+)
 def test_the_order_changes_no_output(name: str) -> None:
     supernet = make_supernet(name)
     x = images(32)

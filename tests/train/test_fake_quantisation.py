@@ -20,6 +20,7 @@ from hwnas.supernet.network import Network
 from hwnas.train.data.loader import EvalLoader
 from hwnas.train.evaluator import CalibrationImages, SupernetEvaluator
 from hwnas.train.fake_quantisation import FakeQuantiser, QuantisedPrecision, rounded_to_fp8, rounded_weight
+from tests.marks import slow_but
 from tests.train.data.image_files import array_images
 
 MICROS = [name for name in SPACES.names() if name.endswith("-micro")]
@@ -61,7 +62,7 @@ def logits_of(name: str, precision: QuantisedPrecision) -> tuple[Any, Any, Any]:
     return exact, found, np.concatenate([run_graph(graph.model, image[None]) for image in images])
 
 
-@pytest.mark.parametrize("name", MICROS)
+@pytest.mark.parametrize("name", slow_but(MICROS, "autoformer-micro", "resnas-micro"))
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
 def test_a_rounded_network_computes_as_its_graph(name: str, precision: QuantisedPrecision) -> None:
     exact, found, expected = logits_of(name, precision)
@@ -78,7 +79,7 @@ def test_values_in_fp8_are_those_of_the_graph() -> None:
         assert rounded_to_fp8(torch.from_numpy(values), bound).numpy().tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("name", ["autoformer-micro", "resnas-micro"])
+@pytest.mark.parametrize("name", slow_but(["autoformer-micro", "resnas-micro"], "resnas-micro"))
 def test_a_network_in_fp8_is_as_far_from_float_as_its_graph(name: str) -> None:
     """The graph is in float16, so a few values of each layer round the other way, by a sixteenth of their size."""
     exact, found, expected = logits_of(name, "fp8")

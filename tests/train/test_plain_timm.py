@@ -12,6 +12,7 @@ from hwnas.space.elastic import ElasticArch, ElasticBlock
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.train.plain_timm import differing_blocks, plain_model
 from hwnas.train.pretrained import supernet_of
+from tests.marks import slow_but
 
 KINDS = {
     "test_vit": 64,
@@ -55,7 +56,7 @@ def assert_plain(supernet: ElasticSupernet, arch: ElasticArch) -> dict[str, Any]
     return dict(plain.options)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", slow_but(KINDS, *(name for name in KINDS if "base" not in name)))
 def test_the_model_itself_is_plain(name: str) -> None:
     supernet = make_supernet(name)
     assert assert_plain(supernet, supernet.space.largest()) == {"img_size": KINDS[name], "depth": 3}

@@ -93,6 +93,7 @@ def by_size(name: str) -> Any:
     return name if is_smallest else pytest.param(name, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [by_size(name) for name in SPACES if SPACES.get(name).published])
 def test_the_parser_takes_published_networks_in_half_precision(nvidia: Nvidia, space: str) -> None:
     for arch in SPACES.get(space).published:
@@ -102,6 +103,7 @@ def test_the_parser_takes_published_networks_in_half_precision(nvidia: Nvidia, s
             assert nvidia.build(graph, precision="fp16").card.num_layers > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", MICRO)
 def test_the_largest_networks_of_micro_spaces_are_built_in_half_precision(nvidia: Nvidia, space: str) -> None:
     (graph,) = exported(space, "max", precision="fp16")

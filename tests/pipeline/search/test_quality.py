@@ -108,6 +108,7 @@ def test_networks_are_not_retrained_without_classes(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_supernet_of_images_without_classes_is_searched_by_divergence(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

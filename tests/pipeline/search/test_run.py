@@ -21,12 +21,13 @@ from hwnas.search.record import read_record, write_record
 from hwnas.search.spec import PostSearch
 from hwnas.search.study import Study
 from hwnas.space import SPACES
+from tests.marks import slow_but
 from tests.pipeline import measured_profiles
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, MICROS, SPEED, free, options, write_bench, write_predictor
 
 
-@pytest.mark.parametrize("space", [name for name in MICROS if name != FIRST])
+@pytest.mark.parametrize("space", slow_but([name for name in MICROS if name != FIRST], "glit-micro"))
 def test_every_family_is_searched_and_verified(space: str, tmp_path: Path) -> None:
     bench = write_bench(tmp_path, space)
     found = search_networks(

@@ -17,6 +17,7 @@ from hwnas.pipeline.workers import evaluate_on
 from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
 from hwnas.pipeline.workers.executor import WorkerExecutor
 from hwnas.pipeline.workers.local import LocalWorkers
+from tests.marks import slow_but
 from tests.pipeline.workers.pools import TASK, VALUE, networks, task
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +113,7 @@ def test_a_task_that_cannot_be_opened_is_an_error(pool: Callable[..., LocalWorke
     assert "ended with code 5" in str(caught.value.got)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", slow_but([signal.SIGTERM, signal.SIGKILL], signal.SIGKILL))
 def test_no_worker_outlives_its_command(number: signal.Signals) -> None:
     command = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None

@@ -84,6 +84,7 @@ def test_float32_is_asked_for_because_openvino_would_take_bfloat16() -> None:
     assert facts["openvino"].startswith("20")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CPU.has_bf16, reason="this CPU has no bf16 instructions")
 def test_bfloat16_is_in_effect() -> None:
     assert OpenVinoRunner().supports(setting(precision="bf16")).available
@@ -152,6 +153,7 @@ def test_a_limit_of_instructions_makes_it_unavailable() -> None:
     assert OpenVinoRunner(environ={ISA_LIMIT: "ALL"}).available(device).available
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CPU.num_cores < 2, reason="this process has one core")
 def test_with_several_threads_there_is_no_cpu_time() -> None:
     session = OpenVinoSession(product_graph(), images(), options={**FP32, "INFERENCE_NUM_THREADS": 2}, core=CORE)
@@ -193,6 +195,7 @@ def intel_device(plugin: str) -> Device:
     return accelerators(IntelCore(plugin))[0].device
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "precision", "hint"), [("GPU", "fp32", "f32"), ("GPU", "fp16", "f16"), ("NPU", "fp16", "f16")]
 )
