@@ -33,6 +33,12 @@ def test_a_claim_holds_if_the_means_differ_by_more_than_the_seeds(
     assert compared.row().count("|") == 7
 
 
+def test_differences_are_those_of_each_seed() -> None:
+    compared = Comparison(claim="a", figure="top-1", sides=("with", "without"), values=([50.0, 52.0], [49.0, 50.5]))
+
+    assert "| +1.25 (+1.00 – +1.50) |" in compared.row()
+
+
 def test_unfinished_claims_are_in_the_table_as_such() -> None:
     text = table({}, list(CLAIMS), seeds=3)
 
