@@ -17,8 +17,7 @@ Each finished part is written to `--state`; another call goes on with those that
 after which no part is begun. Random networks have uniform genes: with identities anywhere that is three of four blocks
 on average, and two and a half in the shifted space. A claim holds if the difference of the means exceeds the range over
 the seeds on either side, and does not hold if the opposite does; else it is not decided. In e the network by hand is
-another one with each seed, so that these ranges are wide; differences by seed stand beside. Nothing is chosen by the test
-images.
+another one with each seed, so that these ranges are wide; differences by seed stand beside. Test images choose nothing.
 """
 
 import argparse

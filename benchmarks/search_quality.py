@@ -55,7 +55,9 @@ from hwnas.train.options import TrainOptions
 from hwnas.train.trainer import TrainerConfig
 
 ACCURACIES_FILE, SEARCHES = "accuracies.jsonl", "searches.jsonl"
-TASKS = ("front", "window")
+TASKS = {"front": "rounds,nsga2,random", "window": "rounds,nsga2,autoformer,resnas,vitas,random"}
+"""What searches are compared by, and the strategies that are compared; `glit` as well in spaces of GLiT."""
+
 _HALVES = 20
 """Random halves that the rank correlation is a mean over."""
 
@@ -125,6 +127,14 @@ def window_of(space: AnySpace, *, cost: str, share: float) -> tuple[Constraint, 
     costs = getattr(space.costs(space.sample(np.random.default_rng(0), 1000)), cost)
     top = float(np.median(costs))
     return parse_constraint(f"{cost}>={share * top}"), parse_constraint(f"{cost}<={top}")
+
+
+def make_problems(space: AnySpace, window: tuple[Constraint, Constraint]) -> dict[str, Problem]:
+    """Return by task what is searched: a front, and the most accurate network in a window."""
+    return {
+        "front": Problem(space=space, objectives=make_objectives(["params"])),
+        "window": Problem(space=space, objectives=make_objectives([], macs=False), constraints=window),
+    }
 
 
 def make_strategy(name: str, *, cost: Literal["params", "macs"]) -> SearchStrategy:
@@ -243,10 +253,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--budgets", default="50,100,200,400", type=lambda text: [int(part) for part in text.split(",")]
     )
-    parser.add_argument("--front-strategies", default="rounds,nsga2,random", type=lambda text: text.split(","))
+    parser.add_argument("--front-strategies", default=TASKS["front"], type=lambda text: text.split(","))
     parser.add_argument(
         "--window-strategies",
-        default="rounds,nsga2,autoformer,resnas,vitas,random",
+        default=TASKS["window"],
         type=lambda text: text.split(","),
         help="glit as well in spaces of GLiT",
     )
@@ -270,10 +280,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     truth = Truth(evaluator, supernet.space)
     window = window_of(supernet.space, cost=options.cost, share=options.window)
-    problems = {
-        "front": Problem(space=supernet.space, objectives=make_objectives(["params"])),
-        "window": Problem(space=supernet.space, objectives=make_objectives([], macs=False), constraints=window),
-    }
+    problems = make_problems(supernet.space, window)
     with fast_matmul():
         found = all_searches(options, truth, problems)
         sample = supernet.space.sample(np.random.default_rng(0), 100)

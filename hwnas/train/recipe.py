@@ -176,7 +176,7 @@ class EmaConfig:
         require_valid(self)
 
 
-_COUNTING = ("sandwich", "elastic")
+_COUNTING, _SHARED = ("sandwich", "elastic"), ("bilateral", "cyclic")
 """Strategies that train a number of random networks in addition to others."""
 
 
@@ -316,7 +316,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
         if not isinstance(table, dict) or isinstance(table.get(last), dict):
             raise InputError("a setting of a recipe must be changed by its full name", got=key)
         table[last] = _parse_toml_value(text)
-    _clear_other_rule(tables, given={key.removeprefix("strategy.") for key in overrides if key.startswith("strategy.")})
+    _adapt_strategy(tables, given={key.removeprefix("strategy.") for key in overrides if key.startswith("strategy.")})
     return from_mapping(Recipe, tables)
 
 
@@ -331,7 +331,7 @@ def with_file(recipe: Recipe, path: Path) -> Recipe:
         changes = tomllib.loads(text)
         tables = _merged(to_mapping(recipe), changes)
         strategy = changes.get("strategy")
-        _clear_other_rule(tables, given=strategy if isinstance(strategy, Mapping) else ())
+        _adapt_strategy(tables, given=strategy if isinstance(strategy, Mapping) else ())
         return from_mapping(Recipe, tables)
     except RecursionError as error:
         raise InputError(f"{printable(path)} is nested too deeply to be a recipe") from error
@@ -358,14 +358,19 @@ def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: 
     return differences
 
 
-def _clear_other_rule(tables: Mapping[str, Any], *, given: Collection[str]) -> None:
-    """Clear the inherited rule for the number of networks of `several` where a change gives the other rule alone.
+def _adapt_strategy(tables: Mapping[str, Any], *, given: Collection[str]) -> None:
+    """Adapt what a strategy inherits to what a change gives.
 
-    A strategy that counts networks itself takes its own number where the one before did not count them.
+    Of `several`, the rule for the number of networks is cleared where the change gives the other rule alone. A strategy
+    that counts networks itself takes its own number where the one before did not count them. One that stands for a
+    sharing follows a change of the sharing.
     """
     strategy, rules = tables["strategy"], ("num_networks", "images_per_network")
     if not isinstance(strategy, dict):
         return
+    sharing = tables.get("sharing", "default")
+    if strategy.get("name") in _SHARED and sharing != "default" and "name" not in given:
+        strategy["name"] = sharing if sharing in _SHARED else "single"
     if strategy.get("name") in _COUNTING and strategy.get("num_networks") == 0 and "num_networks" not in given:
         strategy["num_networks"] = StrategyConfig.num_networks
     if strategy.get("name") != "several":

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from benchmarks.search_quality import Key, searched, window_of
-from hwnas.search.objective import make_objectives
-from hwnas.search.problem import Problem
+from benchmarks.search_quality import TASKS, Key, make_problems, searched, window_of
+from hwnas.search.strategies import STRATEGIES
+from hwnas.search.strategies.evolution import Evolution
 from hwnas.space import SPACES
 from hwnas.space.space import Genomes
 
@@ -28,14 +28,20 @@ class MadeUp:
         yield from enumerate(accuracies.tolist())
 
 
-@pytest.mark.parametrize("strategy", ["autoformer", "resnas", "vitas", "rounds", "nsga2", "random"])
+def test_evolutions_of_one_objective_are_not_compared_by_fronts() -> None:
+    evolutions = {name for name in STRATEGIES if issubclass(STRATEGIES.get(name), Evolution)}
+    assert not evolutions & set(TASKS["front"].split(","))
+    assert set(TASKS["window"].split(",")) == {*TASKS["front"].split(","), *evolutions} - {"glit"}
+
+
+@pytest.mark.parametrize("strategy", TASKS["window"].split(","))
 def test_a_window_has_the_best_accuracy_of_equally_many_networks_inside_it(strategy: str) -> None:
     window = low, high = window_of(SPACE, cost="params", share=0.9)
     params = SPACE.costs(SPACE.sample(np.random.default_rng(0), 1000)).params
     assert (low.sense, high.sense) == (">=", "<=")
     assert (low.bound, high.bound) == pytest.approx((0.9 * np.median(params), np.median(params)))
     truth = MadeUp()
-    problem = Problem(space=SPACE, objectives=make_objectives([], macs=False), constraints=window)
+    problem = make_problems(SPACE, window)["window"]
     key = Key(task="window", strategy=strategy, budget=BUDGET, seed=0)
     found = searched(key, truth, problem, cost="params")  # type: ignore[arg-type]
     assert len(truth.asked) == BUDGET

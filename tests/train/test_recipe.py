@@ -189,6 +189,18 @@ def test_the_number_of_networks_has_one_rule(tmp_path: Path) -> None:
     assert with_overrides(RESNAS, {"strategy.name": "sandwich"}).strategy.num_networks == 2
 
 
+@pytest.mark.parametrize(
+    ("sharing", "strategy"), [("prefix", "single"), ("bilateral", "bilateral"), ("cyclic", "cyclic")]
+)
+def test_the_strategy_of_vitas_follows_its_sharing(tmp_path: Path, sharing: str, strategy: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f'sharing = "{sharing}"\n')
+    for recipe in (with_overrides(VITAS, {"sharing": sharing}), with_file(VITAS, file)):
+        assert (recipe.sharing, recipe.strategy.name) == (sharing, strategy)
+    given = with_overrides(VITAS, {"sharing": "prefix", "strategy.name": "cyclic"})
+    assert given.strategy.name == "cyclic"  # what a user names is not changed, and refused with the supernet
+
+
 def test_token_mixup_needs_both_kinds() -> None:
     with pytest.raises(InputError, match="needs both mixup and cutmix"):
         with_overrides(RESNAS, {"mix.cutmix": "0"})

@@ -22,7 +22,7 @@ from hwnas.train.mixing import MixedBatch
 from hwnas.train.models import build_network, build_supernet
 from hwnas.train.presets import RESNAS as RESNAS_RECIPE
 from hwnas.train.presets import single_network_recipe
-from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularizationConfig, StrategyConfig
+from hwnas.train.recipe import EmaConfig, MixConfig, Recipe, RegularizationConfig, StrategyConfig, with_overrides
 from hwnas.train.sampling import SamplingConfig
 from hwnas.train.strategies import make_strategy
 from tests.train.toys import (
@@ -161,7 +161,7 @@ def test_there_is_a_network_for_every_64_images_of_a_step() -> None:
 
 
 def test_vitas_may_share_prefixes() -> None:
-    recipe = replace(strategy_recipe("single"), sharing="prefix")
+    recipe = with_overrides(strategy_recipe("cyclic"), {"sharing": "prefix"})
     supernet = build_supernet(VITAS, recipe, seed=0)
     narrow = supernet.subnet(VITAS.smallest()).state_dict()["head.classifier.weight"]
     shared = supernet.shared.state_dict()["head.classifier.weight"]

@@ -13,7 +13,7 @@ from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.pipeline import train as training
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.search import levels
-from hwnas.pipeline.search.levels import first_level
+from hwnas.pipeline.search.levels import LayoutChoice, TrainedLayout, first_level
 from hwnas.pipeline.search.options import SearchOptions
 from hwnas.pipeline.search.run import SearchRun, dry_run_search, search_networks
 from hwnas.pipeline.train import train_model
@@ -82,6 +82,12 @@ def test_the_most_accurate_layouts_are_trained_from_scratch_and_the_best_one_is_
     for network in whole.result.networks:
         assert isinstance(network.candidate.arch, GlitArch)
         assert "".join(str(block.groups) for block in network.candidate.arch.blocks) == best["groups"]
+
+
+def test_the_best_layout_is_the_one_with_most_accuracy_of_its_own() -> None:
+    rows = [("a", 0.9, 0.5), ("b", 0.1, 0.6), ("c", 0.2, 0.6), ("d", 0.8, 0.4)]
+    layouts = tuple(TrainedLayout(arch_id=name, groups="0", inherited=one, trained=own) for name, one, own in rows)
+    assert LayoutChoice(layouts=layouts).best.arch_id == "c"
 
 
 def test_each_level_has_half_of_the_budget_and_a_supernet_trained_alike(whole: SearchRun, supernet: Path) -> None:
