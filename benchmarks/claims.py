@@ -175,12 +175,13 @@ def _locality(done: Mapping[str, Any], seeds: int) -> Iterator[Comparison]:
         sides=("with locality", "attention alone"),
         values=_pair(_GLIT, lambda name, seed: 100 * done[f"within macs {name} {seed}"]["test"], seeds),
     )
-    yield Comparison(
-        claim="d. Search on two levels, equal evaluations",
-        figure="best found, inherited, held-out top-1 %",
-        sides=("two levels", "one"),
-        values=_pair(("two", "one"), lambda name, seed: 100 * mean(done[f"levels {seed}"][name]), seeds),
-    )
+    if levels := [done[f"levels {seed}"] for seed in range(seeds) if f"levels {seed}" in done]:
+        yield Comparison(
+            claim="d. Search on two levels, equal evaluations",
+            figure="best found, inherited, held-out top-1 %",
+            sides=("two levels", "one"),
+            values=([100 * mean(found["two"]) for found in levels], [100 * mean(found["one"]) for found in levels]),
+        )
 
 
 def _searched_parts(trainings: Trainings, seed: int) -> Iterator[Part]:
