@@ -260,8 +260,9 @@ def export_network(
             backbone=backbone,
         )
     files, seconds, boxes = exported.files, exported.seconds, None
-    is_detector = part == "network" and source.space.config.task == "detection"
-    if is_detector and format == "onnx" and (precision, batch) == ("fp32", 1):
+    head = source.space.config.task_head
+    has_boxes = part == "network" and head is not None and head.task == "detection" and not head.has_masks
+    if has_boxes and format == "onnx" and (precision, batch) == ("fp32", 1):
         from hwnas.pipeline.export_boxes import export_boxes
 
         with_boxes = path.with_name(f"{path.stem}-boxes.onnx")

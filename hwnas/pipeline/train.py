@@ -40,6 +40,7 @@ from hwnas.train.options import (
     TrainOptions,
     default_run_folder,
     model_classes,
+    predicts_masks,
     read_train_config,
     require_unchanged_weights,
     resolve_config,
@@ -417,7 +418,13 @@ def _new_config(options: TrainOptions) -> tuple[TrainConfig, TrainData]:
     shape = resolve_image_shape(options)
     task = resolve_task(options)
     if task != "classification":
-        found = open_task_data(resolve_data_config(options), task, image_size=shape[1], num_classes=options.num_classes)
+        found = open_task_data(
+            resolve_data_config(options),
+            task,
+            image_size=shape[1],
+            num_classes=options.num_classes,
+            masks=predicts_masks(options),
+        )
         return resolve_config(options, num_classes=found.num_classes, num_images=len(found.train)), found
     labelled = options.elastic is None  # the networks of a pretrained model need no classes
     data = open_data(
@@ -445,7 +452,14 @@ def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Tr
     require_unchanged_weights(config)
     data: TrainData
     if config.task != "classification":
-        data = open_task_data(config.data, config.task, image_size=config.image_size, num_classes=config.num_classes)
+        head = config.get_space().config.task_head
+        data = open_task_data(
+            config.data,
+            config.task,
+            image_size=config.image_size,
+            num_classes=config.num_classes,
+            masks=head is not None and head.has_masks,
+        )
     else:
         data = open_data(
             config.data, image_shape=config.image_shape, num_classes=config.num_classes, labelled=config.labelled

@@ -27,9 +27,10 @@ from hwnas.workload import (
 Task = Literal["classification", "detection", "segmentation"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
-HeadKind = Literal["retinanet", "fcos", "semantic-fpn"]
+HeadKind = Literal["retinanet", "fcos", "maskrcnn", "semantic-fpn"]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
-"""RetinaNet (Lin et al. 2017) and FCOS (Tian et al. 2019) of torchvision, and a semantic FPN (Kirillov et al. 2019)."""
+"""RetinaNet (Lin et al. 2017), FCOS (Tian et al. 2019) and Mask R-CNN (He et al. 2017) of torchvision; a semantic FPN
+(Kirillov et al. 2019)."""
 
 DEFAULT_HEADS: dict[str, HeadKind] = {"detection": "retinanet", "segmentation": "semantic-fpn"}
 """The head of a task where none is named."""
@@ -47,8 +48,8 @@ class TaskHead:
         strides: Pixels from one cell to the next in each level: powers of two, each twice the one before.
         base_stride: Level that the one map of networks without stages is resized to; None: networks have stages.
         channels: Channels of the pyramid and of the head.
-        convolutions: Convolutions before each output.
-        ratios: Aspect ratios of the anchors of RetinaNet.
+        convolutions: Convolutions before each output; of Mask R-CNN those of a mask.
+        ratios: Aspect ratios of the anchors of RetinaNet and Mask R-CNN.
     """
 
     kind: HeadKind
@@ -80,7 +81,13 @@ class TaskHead:
     @property
     def anchors(self) -> int:
         """Boxes that are predicted in each cell."""
-        return 3 * len(self.ratios) if self.kind == "retinanet" else 1
+        sizes = {"retinanet": 3, "maskrcnn": 2}
+        return sizes[self.kind] * len(self.ratios) if self.kind in sizes else 1
+
+    @property
+    def has_masks(self) -> bool:
+        """True if networks with this head predict a mask for each box."""
+        return self.kind == "maskrcnn"
 
     @property
     def groups(self) -> int:
@@ -116,7 +123,7 @@ def default_head(kind: HeadKind, strides: Sequence[float], *, image_size: int) -
         image_size: Side of the images that the networks are made for.
     """
     is_small = image_size <= MICRO_PIXELS
-    finest = 4 if is_small or kind == "semantic-fpn" else 8
+    finest = 4 if is_small or kind in ("maskrcnn", "semantic-fpn") else 8
     if len(strides) == 1:
         base: int | None = max(power_of_two(strides[0]), finest)
         assert base is not None
@@ -148,7 +155,8 @@ def head_segment(head: TaskHead, maps: Sequence[MapSizes], *, image_size: int, n
         num_classes: Classes, with the background, which is class 0.
     """
     pyramid = _many_maps if head.base_stride is None else _one_map
-    outputs = _segmentation if head.task == "segmentation" else _detection
+    makers = {"semantic-fpn": _segmentation, "maskrcnn": _proposals}
+    outputs = makers.get(head.kind, _detection)
     return Segment("head", (*pyramid(head, maps, image_size), *outputs(head, image_size, num_classes)))
 
 
@@ -221,6 +229,18 @@ def _detection(head: TaskHead, image_size: int, num_classes: int) -> Iterator[Op
                     yield Elementwise(name=f"{branch}.{level}.positive", variant="relu", elements=4 * grid**2)
     cells = head.anchors * sum(grid**2 for grid in head.grids(image_size))
     yield Move(name="cat", variant="cat", elements=2 * cells * (num_classes + 4 + len(centerness)))
+
+
+def _proposals(head: TaskHead, image_size: int, num_classes: int) -> Iterator[Operation]:
+    """Yield what Mask R-CNN computes of each cell: whether there is an object, and where."""
+    width, grids = head.channels, head.grids(image_size)
+    for level, grid in enumerate(grids):
+        yield _reused(_convolution(f"proposals.{level}.conv", grid**2, width, width, kernel=9), level)
+        yield Elementwise(name=f"proposals.{level}.relu", variant="relu", elements=width * grid**2)
+        for name, count in (("objects", 1), ("places", 4)):
+            yield _reused(_convolution(f"proposals.{level}.{name}", grid**2, width, head.anchors * count), level)
+    cells = sum(grid**2 for grid in grids)
+    yield Move(name="cat", variant="cat", elements=2 * cells * (width + 5 * head.anchors))
 
 
 def _segmentation(head: TaskHead, image_size: int, num_classes: int) -> Iterator[Operation]:

@@ -29,6 +29,9 @@ from hwnas.supernet.sharing import Axes, Index
 if TYPE_CHECKING:
     from torchvision.models.detection import FCOS, RetinaNet
 
+_BOX_CELLS = 7
+"""Cells along the side of a region that Mask R-CNN's second stage reads; those of a mask are twice as many."""
+
 PRIOR = 0.01
 """Probability of an object in any cell with fresh weights (Lin et al. 2017)."""
 
@@ -53,7 +56,8 @@ class TaskHeadConfig:
 
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
-        return SegmentationHead(self) if self.head.task == "segmentation" else DetectionHead(self)
+        kinds: dict[str, type[PyramidHead]] = {"semantic-fpn": SegmentationHead, "maskrcnn": MaskHead}
+        return kinds.get(self.head.kind, DetectionHead)(self)
 
 
 def read_maps(head: TaskHead, maps: Sequence[FeatureMap]) -> dict[int, FeatureMap]:
@@ -176,6 +180,115 @@ class SegmentationHead(PyramidHead):
         return _resized(self.classifier(self.convolutions(x)), self.image_size)
 
 
+class MaskHead(PyramidHead):
+    """Mask R-CNN's: the pyramid and the proposals of its cells in one row for each image, and the second stage.
+
+    The second stage, which reads the pyramid where there are proposals, is no part of `forward`, as the number of
+    proposals depends on the image. `SecondStage` runs it.
+    """
+
+    def __init__(self, config: TaskHeadConfig) -> None:
+        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+        from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+        from torchvision.models.detection.rpn import RPNHead
+
+        super().__init__(config)
+        width, classes = config.head.channels, config.num_classes
+        self.proposals = RPNHead(width, config.head.anchors)
+        self.box_head = TwoMLPHead(width * _BOX_CELLS**2, 4 * width)
+        self.box_predictor = FastRCNNPredictor(4 * width, classes)
+        self.mask_head = MaskRCNNHeads(width, (width,) * config.head.convolutions, 1)
+        self.mask_predictor = MaskRCNNPredictor(width, width, classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Turn feature maps into levels of the pyramid, logits of objects and their places: (batch, numbers)."""
+        levels = self.pyramid(maps)
+        logits, places = self.proposals(levels)
+        return torch.cat([part.flatten(1) for part in (*levels, *logits, *places)], dim=1)
+
+
+class SecondStage:
+    """Proposals and the second stage of Mask R-CNN, by torchvision, from the outputs of `MaskHead`.
+
+    Args:
+        module: The head, whose weights are used.
+        image_size: Side of the images.
+    """
+
+    def __init__(self, module: MaskHead, *, image_size: int) -> None:
+        from torchvision.models.detection.roi_heads import RoIHeads
+        from torchvision.models.detection.rpn import RegionProposalNetwork
+        from torchvision.ops import MultiScaleRoIAlign
+
+        self.head, self.image_size = module.config.head, image_size
+        names = [str(level) for level in range(len(self.head.strides))]
+        self._given = _Given()
+        self._rpn = RegionProposalNetwork(
+            _anchor_generator(self.head),
+            self._given,
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 2000, "testing": 1000},
+            post_nms_top_n={"training": 2000, "testing": 1000},
+            nms_thresh=0.7,
+        )
+        self._rois = RoIHeads(
+            MultiScaleRoIAlign(names, _BOX_CELLS, 2),
+            module.box_head,
+            module.box_predictor,
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=512,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=0.05,
+            nms_thresh=0.5,
+            detections_per_img=100,
+            mask_roi_pool=MultiScaleRoIAlign(names, 2 * _BOX_CELLS, 2),
+            mask_head=module.mask_head,
+            mask_predictor=module.mask_predictor,
+        )
+
+    def losses(self, outputs: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the losses of both stages by name."""
+        return self._run(outputs, targets)[1]
+
+    def predict(self, outputs: Tensor) -> list[dict[str, Tensor]]:
+        """Return `boxes`, `scores`, `labels` and `masks`, probabilities of 28 x 28 cells of a box, of each image."""
+        return self._run(outputs, None)[0]
+
+    def _run(self, outputs: Tensor, targets: Any) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        from torchvision.models.detection.image_list import ImageList
+
+        grids = self.head.grids(self.image_size)
+        counts = (self.head.channels, self.head.anchors, 4 * self.head.anchors)
+        shapes = [(count, grid, grid) for count in counts for grid in grids]
+        parts = torch.split(outputs.float(), [count * grid**2 for count, grid, _ in shapes], dim=1)
+        maps = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        levels, logits, places = (maps[part * len(grids) : (part + 1) * len(grids)] for part in range(3))
+        features = OrderedDict((str(number), level) for number, level in enumerate(levels))
+        self._given.outputs = logits, places
+        self._rpn.training = self._rois.training = targets is not None
+        sizes = [(self.image_size, self.image_size)] * len(outputs)
+        side = self.image_size  # anchors need the shape of the images alone
+        images = ImageList(outputs.new_empty(1).expand(len(outputs), 3, side, side), sizes)
+        proposals, losses = self._rpn(images, features, targets)
+        found, more = self._rois(features, proposals, sizes, targets)
+        return found, {**losses, **more}
+
+
+class _Given(nn.Module):
+    """Outputs in place of the module that computes them, which is part of a network."""
+
+    outputs: tuple[list[Tensor], list[Tensor]]
+
+    def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what was given."""
+        return self.outputs
+
+
 def detector(head: TaskHead, *, num_classes: int) -> "RetinaNet | FCOS":
     """Return torchvision's detector of a head, without weights: its losses and its choice of boxes need none."""
     from torchvision.models.detection import FCOS, RetinaNet
@@ -204,7 +317,10 @@ def _anchor_generator(head: TaskHead) -> Any:
 
     if head.kind == "fcos":  # the anchor is the cell
         return AnchorGenerator(tuple((stride,) for stride in head.strides), ((1.0,),) * len(head.strides))
-    sizes = tuple(tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in head.strides)
+    if head.kind == "maskrcnn":
+        sizes: tuple[tuple[int, ...], ...] = tuple((4 * stride, 8 * stride) for stride in head.strides)
+    else:
+        sizes = tuple(tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in head.strides)
     return AnchorGenerator(sizes, (tuple(head.ratios),) * len(sizes))
 
 

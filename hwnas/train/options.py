@@ -359,6 +359,13 @@ def resolve_task(options: TrainOptions) -> Task:
     return "classification" if space is None else space.config.task
 
 
+def predicts_masks(options: TrainOptions) -> bool:
+    """Return True if the networks that are trained predict a mask for each box."""
+    space = _resolve_space(options)
+    head = None if space is None else space.config.task_head
+    return head is not None and head.has_masks
+
+
 def default_run_folder(options: TrainOptions) -> Path:
     """Return a new folder under `runs`, named for what is trained and the time."""
     elastic = None if options.elastic is None else SPACES.resolve(elastic_name(options.elastic))

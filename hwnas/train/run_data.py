@@ -74,6 +74,7 @@ def open_run_task_data(run: Path, config: TrainConfig | None, *, data: str | Non
         space.task,
         image_size=space.image_size,
         num_classes=space.num_classes,
+        masks=space.task_head is not None and space.task_head.has_masks,
         classes=() if record is None or record.num_classes != space.num_classes else record.label_names[1:],
     )
     if is_own and (run / HELDOUT_LIST).exists():

@@ -21,14 +21,14 @@ from hwnas.space.task_head import Task, TaskHead
 from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet, Supernet
-from hwnas.supernet.task_head import TaskHeadConfig, anchors_of, detector
+from hwnas.supernet.task_head import MaskHead, SecondStage, TaskHeadConfig, anchors_of, detector
 from hwnas.train.data.augment import IMAGENET
 from hwnas.train.data.detection import load_detection, load_segmentation
 from hwnas.train.data.detection_loader import DetectionBatch, DetectionEvalLoader, DetectionTrainLoader
 from hwnas.train.data.images import BadImageLog
 from hwnas.train.data.samples import IGNORED, AnnotatedData
 from hwnas.train.data.sources import DataConfig
-from hwnas.train.detection_metrics import mean_average_precision, mean_iou
+from hwnas.train.detection_metrics import encoded_masks, mean_average_precision, mean_iou
 from hwnas.train.executor import Executor, Measure, Row
 
 QUALITY_OF_TASK: Mapping[Task, QualityMetric] = {
@@ -63,6 +63,10 @@ class TaskOutputs(ABC):
     @abstractmethod
     def predict(self, outputs: Tensor) -> Any:
         """Return what the outputs of a batch predict, in the form of the targets."""
+
+    def kept(self, target: Any) -> Any:
+        """Return a target as it is kept until all images are evaluated."""
+        return target
 
     @abstractmethod
     def quality(self, predictions: Sequence[Any], targets: Sequence[Any]) -> float:
@@ -111,6 +115,44 @@ class DetectionOutputs(TaskOutputs):
         return dict(zip(names, torch.split(outputs.float(), widths, dim=-1), strict=False))
 
 
+class MaskOutputs(TaskOutputs):
+    """Pyramid and proposals of Mask R-CNN; the second stage finds boxes, classes and masks there.
+
+    Args:
+        head: The head.
+        image_size: Side of the images.
+        num_classes: Classes, with the background.
+        module: The head of the networks, whose second stage has weights of its own.
+    """
+
+    def __init__(self, head: TaskHead, *, image_size: int, num_classes: int, module: MaskHead) -> None:
+        super().__init__(head, image_size=image_size, num_classes=num_classes)
+        self.stage = SecondStage(module, image_size=image_size)
+
+    def loss(self, outputs: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Sum the losses of proposals, classes, boxes and masks."""
+        return torch.stack(list(self.stage.losses(outputs, targets).values())).sum()
+
+    @torch.no_grad()
+    def predict(self, outputs: Tensor) -> list[dict[str, Any]]:
+        """Return `boxes`, `scores`, `labels` and `masks`, in COCO's run-length code, of each image."""
+        from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+        found: list[dict[str, Any]] = []
+        for image in self.stage.predict(outputs):
+            masks = paste_masks_in_image(image["masks"], image["boxes"], (self.image_size, self.image_size))
+            found.append({**image, "masks": encoded_masks(masks)})
+        return found
+
+    def kept(self, target: Any) -> Any:
+        """Return a target with its masks in COCO's run-length code."""
+        return {**target, "masks": encoded_masks(target["masks"])}
+
+    def quality(self, predictions: Sequence[Any], targets: Sequence[Any]) -> float:
+        """Return COCO's mean average precision of masks."""
+        return mean_average_precision(predictions, targets, overlap="masks")
+
+
 class SegmentationOutputs(TaskOutputs):
     """Logits of the classes of each pixel."""
 
@@ -128,8 +170,11 @@ class SegmentationOutputs(TaskOutputs):
         return mean_iou(predictions, targets, num_classes=self.num_classes)
 
 
-def make_outputs(head: TaskHead, *, image_size: int, num_classes: int) -> TaskOutputs:
-    """Return the meaning of the outputs of networks with a head; arguments as for `TaskOutputs`."""
+def make_outputs(head: TaskHead, *, image_size: int, num_classes: int, module: nn.Module | None = None) -> TaskOutputs:
+    """Return the meaning of the outputs of networks with a head; arguments as for `TaskOutputs` and `MaskOutputs`."""
+    if head.has_masks:
+        assert isinstance(module, MaskHead)
+        return MaskOutputs(head, image_size=image_size, num_classes=num_classes, module=module)
     kind = SegmentationOutputs if head.task == "segmentation" else DetectionOutputs
     return kind(head, image_size=image_size, num_classes=num_classes)
 
@@ -141,6 +186,7 @@ def open_task_data(
     image_size: int,
     num_classes: int | None = None,
     classes: Sequence[str] = (),
+    masks: bool = False,
 ) -> AnnotatedData:
     """Open the images of a training for detection or segmentation.
 
@@ -150,6 +196,7 @@ def open_task_data(
         image_size: Side of the square that images are letterboxed to.
         num_classes: Classes that the dataset must have, with the background; None: any number.
         classes: Names of the classes of the networks, whose numbers the dataset gets; empty: not known.
+        masks: The boxes must have masks.
 
     Raises:
         InputError: The dataset cannot be opened or split, or has other classes.
@@ -163,7 +210,10 @@ def open_task_data(
     if task == "segmentation":
         data = load_segmentation(config.name, **options)
     else:
-        data = load_detection(config.name, **options, masks=False)
+        data = load_detection(config.name, **options, masks=masks)
+    if masks and not data.masks:
+        message = f"the boxes of {config.name} must have masks for networks that predict them"
+        raise InputError(message, got=data.notes[0] if data.notes else "boxes alone", hint="--head retinanet")
     data = replace(data, max_bad=config.max_bad)
     if classes:
         data = data.with_classes(classes)
@@ -223,11 +273,17 @@ def outputs_of(model: nn.Module) -> TaskOutputs | None:
         config: SpaceConfig = model.space.config
         if config.task_head is None:
             return None
-        return make_outputs(config.task_head, image_size=config.image_size, num_classes=config.num_classes)
-    own = list(model.outline.values())[-1] if isinstance(model, Network) else None
+        module = model.shared.get_submodule("head")
+        return make_outputs(
+            config.task_head, image_size=config.image_size, num_classes=config.num_classes, module=module
+        )
+    if not isinstance(model, Network):
+        return None
+    name, own = list(model.outline.items())[-1]
     if not isinstance(own, TaskHeadConfig):
         return None
-    return make_outputs(own.head, image_size=own.image_size, num_classes=own.num_classes)
+    head = model.get_submodule(name)
+    return make_outputs(own.head, image_size=own.image_size, num_classes=own.num_classes, module=head)
 
 
 @torch.inference_mode()
@@ -252,7 +308,7 @@ def evaluate_task(
         if not torch.isfinite(found).all():
             raise InputError(f"the outputs of network {name} must be finite numbers", got="NaN or infinity")
         predictions += list(outputs.predict(found))
-        targets += list(batch.targets)
+        targets += map(outputs.kept, batch.targets)
     if not targets:
         raise InputError("there must be at least one image to evaluate a network on", got="none")
     return outputs.quality(predictions, targets)

@@ -34,7 +34,7 @@ def trained(options: TrainOptions, out: Path, **how: Any) -> Any:
     return train_model(options, out=out, trainer_config=TrainerConfig(threads=1), **how)
 
 
-@pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.parametrize("backbone", [*FAMILIES, pytest.param("maskrcnn-vitas-twins-micro", marks=pytest.mark.slow)])
 def test_a_detector_of_every_family_is_trained_and_resumed_exactly(backbone: str, tmp_path: Path) -> None:
     result = trained(replace(DETECTOR, space=backbone), tmp_path / "whole")
     assert (result.steps, result.metric, result.accuracies) == (4, "mAP", {})

@@ -72,7 +72,8 @@ def test_a_network_with_a_head_is_another_network_in_another_space() -> None:
     plain = SPACES.get("vitas-twins-micro").adapted(image_size=64)
     spaces = [plain, *(SPACES.get(f"{kind}-vitas-twins-micro") for kind in HEAD_KINDS)]
     assert len({space.network_id(space.smallest()) for space in spaces}) == len(spaces)
-    assert [space.config.task for space in spaces] == ["classification", "detection", "detection", "segmentation"]
+    tasks = ["classification", "detection", "detection", "detection", "segmentation"]
+    assert [space.config.task for space in spaces] == tasks
 
 
 def test_strides_are_powers_of_two_that_divide_the_images() -> None:

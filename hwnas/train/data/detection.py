@@ -134,6 +134,7 @@ def _open_scenes(options: _Options) -> AnnotatedData:
         classes=tuple(map(str, range(10))),
         train=make("train", 0).images,
         test=None,
+        masks=True,
         identity=f"{DIGITS_SCENE} {SCENE_VERSION} seed {options.seed}",
     )
     parts = make("train", train), make("heldout", heldout), make("test", TEST_SCENES)
@@ -223,6 +224,7 @@ def _data(
         test=test,
         fingerprint=_fingerprint(source, options, (train, heldout, test)),
         notes=source.notes,
+        masks=source.masks and options.masks and options.task == "detection",
     )
 
 

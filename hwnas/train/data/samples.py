@@ -110,6 +110,8 @@ class AnnotatedData:
     """Mirrored images show the same classes."""
     notes: tuple[str, ...] = ()
     """What a user should know about the split."""
+    masks: bool = False
+    """Boxes have masks."""
     max_bad: int = MAX_BAD_IMAGES
     """Unreadable images that are skipped before it is an error."""
 
