@@ -123,7 +123,7 @@ DETECTION = {
     "hwnas profile --space retinanet-vitas-twins-micro --device cpu": (
         f"hwnas profile --space retinanet-vitas-twins-micro --device cpu {_SMALL}"
     ),
-    "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 100": (
+    "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 60": (
         "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 4 --no-verify --export-top 0"
     ),
     "hwnas describe fcos-autoformer-tiny max": SAME,
