@@ -9,8 +9,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, islice, pairwise
@@ -49,6 +49,9 @@ _log = logging.getLogger(__name__)
 
 _MAX_INITIAL_SHARE = 0.05
 """Largest share that the initial weights may have in the average at the end."""
+
+_TIMED_MICROBATCHES = 2
+"""Microbatches that are computed to estimate the time of a step."""
 
 
 class BatchSource(Protocol):
@@ -167,17 +170,19 @@ class Trainer:
     def time_steps(self, steps: int = 3) -> float:
         """Return the median time of a few steps in seconds, loading of images included.
 
-        The first step, which allocates memory and starts workers, is not counted. The weights change, so that the
-        trainer cannot be used afterwards.
+        The first step, which allocates memory and starts workers, is not counted. Of the microbatches of a step a few
+        are computed, and stand for all. The weights change, so that the trainer cannot be used afterwards.
         """
         ends = []
+        size = self.recipe.grad_accum_steps
+        timed = min(size, _TIMED_MICROBATCHES)
         with self._pinned_settings(None):
             self.model.train()
-            epochs = chain.from_iterable(self._epoch(epoch, first=0) for epoch in count())
-            for step, microbatches in enumerate(islice(epochs, steps + 1)):
-                self._stepper.run(step, microbatches, self._stepper.draw_networks(step))
+            endless = chain.from_iterable(self._microbatches(epoch, first=0) for epoch in count())
+            for step in range(steps + 1):
+                self._stepper.run(step, list(islice(endless, timed)), self._stepper.draw_networks(step))
                 ends.append(time.perf_counter())
-        return median(end - before for before, end in pairwise(ends))
+        return median(end - before for before, end in pairwise(ends)) * size / timed
 
     def use_ema_weights(self) -> bool:
         """Load the moving average into the model; return False if the recipe has none."""
@@ -261,10 +266,15 @@ class Trainer:
     def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch | DetectionBatch]]:
         """Yield the microbatches of each step of an epoch, from a step on."""
         size = self.recipe.grad_accum_steps
-        self._ahead = Prefetcher(self.batches.epoch(epoch, first=first * size), self.world.device)
-        try:
+        with closing(self._microbatches(epoch, first=first * size)) as microbatches:
             for _ in range(first, self.steps_per_epoch):
-                yield list(islice(self._ahead, size))
+                yield list(islice(microbatches, size))
+
+    def _microbatches(self, epoch: int, *, first: int) -> Generator[Batch | DetectionBatch]:
+        """Yield the microbatches of an epoch, from one on."""
+        self._ahead = Prefetcher(self.batches.epoch(epoch, first=first), self.world.device)
+        try:
+            yield from self._ahead
         finally:
             self._ahead = None
 

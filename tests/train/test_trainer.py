@@ -334,6 +334,21 @@ def test_a_dry_run_takes_time_and_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_computes_a_few_microbatches_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = toy_recipe(grad_accum_steps=8, batch_size=32)
+    trainer = toy_trainer(tmp_path, AUTOFORMER, recipe, batches=toy_loader(AUTOFORMER, recipe, num_images=64))
+    sizes: list[int] = []
+    run = trainer._stepper.run
+
+    def counted(step: int, microbatches: Any, *arguments: Any) -> Any:
+        sizes.append(len(microbatches))
+        return run(step, microbatches, *arguments)
+
+    monkeypatch.setattr(trainer._stepper, "run", counted)
+    trainer.time_steps()
+    assert sizes == [2, 2, 2, 2]
+
+
 def test_too_few_images_for_a_step(tmp_path: Path) -> None:
     recipe = toy_recipe(grad_accum_steps=4, batch_size=64)
     with pytest.raises(InputError, match="must fill at least one step"):
