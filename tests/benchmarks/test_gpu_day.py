@@ -285,6 +285,7 @@ def rehearse(out: Path, *more: str, blocker: Path) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_three_steps_with_what_a_lent_machine_has(tmp_path: Path) -> None:
     done = rehearse(tmp_path / "day", "--only", "machine,gpu-tests,predictors", blocker=tmp_path / "blocked")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,6 +15,7 @@ pytest.importorskip("tensorrt_rtx")
 COMMAND = "export autoformer-tiny AutoFormer-T --format tensorrt-rtx --precision fp16 --for rtx4090 --out"
 
 
+@pytest.mark.slow
 def test_an_engine_of_a_published_network_is_built_for_another_gpu(command_line: CommandLine, tmp_path: Path) -> None:
     assert command_line(*shlex.split(COMMAND), str(tmp_path)) == 0, command_line.err
     printed = [Path(line) for line in command_line.out.splitlines() if line.startswith(str(tmp_path))]

@@ -28,7 +28,7 @@ def run_module(name: str, *arguments: str) -> Ended:
 
 
 def test_no_hostile_input_ends_other_than_documented() -> None:
-    ended = run_module("tests.fuzz", "--seed", "quick", "--count", "160", "--full-disks", "2")
+    ended = run_module("tests.fuzz", "--seed", "quick", "--count", "96", "--full-disks", "1")
     assert ended.code == 0, ended.end
 
 

@@ -373,6 +373,7 @@ def test_the_second_to_begin_a_run_is_told_who_is_there(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
+@pytest.mark.slow
 def test_the_manifest_records_the_settings_of_the_cpu(run: Path, tmp_path: Path) -> None:
     machine = read_train_config(Run.open(run)).machine
     assert machine is not None

@@ -47,7 +47,6 @@ def bench(stages: list[str]) -> Iterator[NetworkTimer]:
     made.close()
 
 
-@pytest.mark.slow
 def test_a_network_of_a_space_on_onnxruntime(bench: NetworkTimer, stages: list[str]) -> None:
     outcome = bench.measure(TASK)
     assert outcome.failure is None

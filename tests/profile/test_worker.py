@@ -20,6 +20,7 @@ from hwnas.profile.subjects import space_subject
 from hwnas.profile.worker import Worker, WorkerLimits
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError, TaskResult
 from hwnas.space import SPACES
+from tests.marks import slow_but
 from tests.records.rows import make_setting
 
 SPACE = SPACES.get("autoformer-micro")
@@ -122,6 +123,7 @@ def test_an_error_of_the_gpu_costs_one_network_and_the_process_whose_context_it_
     assert (outcome.process_id, worker.process_id) == (before, None)
 
 
+@pytest.mark.slow
 def test_a_reference_network_that_does_not_fit_is_an_error_of_its_batch(worker: Worker) -> None:
     large = task("large-reference", setting=make_setting(device=DEVICE, runtime="large-reference", batch=8))
     assert works(worker).failure is None
@@ -279,7 +281,9 @@ def test_a_process_that_cannot_start_says_what_it_printed() -> None:
     assert caught.value.got == "the process ended with code 1 in stage: start; no such thing"
 
 
-@pytest.mark.parametrize(("level", "seen"), [(logging.INFO, [20, 30]), (logging.WARNING, [30])])
+@pytest.mark.parametrize(
+    ("level", "seen"), slow_but([(logging.INFO, [20, 30]), (logging.WARNING, [30])], (logging.INFO, [20, 30]))
+)
 def test_records_of_the_process_are_logged_here(
     worker: Worker, caplog: pytest.LogCaptureFixture, level: int, seen: list[int]
 ) -> None:
@@ -294,6 +298,7 @@ def test_records_of_the_process_are_logged_here(
     worker.close()
 
 
+@pytest.mark.slow
 def test_the_last_record_of_a_process_that_crashed_is_logged(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     works(worker)
     assert worker.measure(task("crash")).failure is not None

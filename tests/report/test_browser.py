@@ -274,6 +274,7 @@ def test_nothing_was_said_meanwhile(page: "Page", messages: list[str]) -> None:
     assert [message for message in messages if not message.startswith("request: ")] == []
 
 
+@pytest.mark.slow
 def test_the_slider_of_a_maximised_metric_and_the_loss_of_the_training_are_drawn(
     browser: "Browser", tmp_path: Path
 ) -> None:

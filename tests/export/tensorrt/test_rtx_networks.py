@@ -32,16 +32,13 @@ ENGINES = {
 """A network of each large family, which is also built."""
 
 SPREAD: dict[tuple[str, str], tuple[int | None, ...]] = {
-    **{
-        (space, precision): (8, None) if precision == "fp16" else (8,)  # the largest are parsed in fp16 at batch 1
-        for space in ("autoformer-micro", "resnas-micro", "vitas-micro", "glit-micro")
-        for precision in PRECISIONS
-    },
-    # The other blocks of ViTAS take longest to export.
-    ("vitas-twins-micro", "fp32"): (8,),
+    ("autoformer-micro", "fp16"): (8, None),
+    ("resnas-micro", "bf16"): (8,),
+    ("vitas-micro", "fp32"): (8,),
     ("vitas-twins-micro", "bf16"): (None,),
+    ("glit-micro", "fp16"): (8, None),
 }
-"""Batches of the smallest network of each family in each precision; all other combinations are slow tests."""
+"""Batches of the smallest network of each family in one precision; all other combinations are slow tests."""
 
 
 class Nvidia:
@@ -112,7 +109,7 @@ def test_the_largest_networks_of_micro_spaces_are_built_in_half_precision(nvidia
 
 
 @pytest.mark.parametrize(("space", "precision"), SPREAD)
-def test_the_parser_takes_each_family_in_each_precision_and_batch(nvidia: Nvidia, space: str, precision: str) -> None:
+def test_the_parser_takes_each_family(nvidia: Nvidia, space: str, precision: str) -> None:
     for graph in exported(space, "min", precision=precision, batches=SPREAD[space, precision]):
         assert nvidia.parser_errors(graph) == []
 
