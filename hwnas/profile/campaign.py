@@ -68,6 +68,37 @@ class CompletedTasks:
             self.failed.add(row.subject.network_id)
 
 
+class _Pace:
+    """Estimates the time of a campaign from the tasks that are done.
+
+    The first task of each process loads libraries and the reference network, which takes many times as long as a
+    network: it tells the time of others only as long as there is no second one.
+
+    Args:
+        efforts: Work of each task.
+        workers: Processes that measure at the same time.
+    """
+
+    def __init__(self, efforts: Sequence[float], *, workers: int) -> None:
+        self._total, self._workers = sum(efforts), workers
+        self._processes: set[str] = set()
+        self._seconds = self._effort = 0.0
+
+    def add(self, result: TaskResult, effort: float) -> None:
+        """Note the result of a task."""
+        if result.process_id in self._processes:
+            self._seconds += result.duration_s
+            self._effort += effort
+        self._processes.add(result.process_id)
+
+    def left_s(self, left: float, *, elapsed_s: float) -> float | None:
+        """Return the time for the work that is left; None if it cannot be told."""
+        if self._effort:
+            return self._seconds / self._effort * left / self._workers
+        done = self._total - left
+        return elapsed_s * left / done if done > 0 else None
+
+
 class Campaign:
     """Measures tasks and stores their results.
 
@@ -131,6 +162,7 @@ class Campaign:
         self._schedule.replace(tasks)
         total = self._schedule.num_left  # without the tasks of batches that were given up in an earlier run
         efforts = {id(task): task_effort(task) for task in self._schedule.unfinished()}
+        pace = _Pace(list(efforts.values()), workers=len(self._crew.pairs))
         started, failed, measured = clock(), 0, 0
         _log.info("%d of %d tasks are pending, the others are measured or failed", pending, len(tasks))
         running: dict[Future[TaskResult], WorkerPair] = {}
@@ -147,6 +179,9 @@ class Campaign:
                 failure = result.failure
                 failed += failure is not None
                 measured += failure is None
+                pace.add(result, efforts.get(id(planned), 0.0))
+                left = sum(efforts.get(id(task), 0.0) for task in self._schedule.unfinished())
+                elapsed_s = clock() - started
                 progress = CampaignProgress(
                     done=total - self._schedule.num_left - self._schedule.num_running,
                     total=total,
@@ -154,29 +189,20 @@ class Campaign:
                     network=_display_name(planned.subject),
                     worker=running_on.name,
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
-                    elapsed_s=clock() - started,
+                    elapsed_s=elapsed_s,
                     left_s=(
-                        self._left_s(efforts, clock() - started)
-                        if deadline_s is None
-                        else max(0.0, deadline_s - clock())
+                        pace.left_s(left, elapsed_s=elapsed_s) if deadline_s is None else max(0.0, deadline_s - clock())
                     ),
                 )
                 listener(progress)
-        left = self._schedule.num_left
-        _log.info("%d tasks are left", left)
+        _log.info("%d tasks are left", self._schedule.num_left)
         return CampaignResult(
             num_measured=measured,
             num_failed=failed,
             num_skipped=len(tasks) - pending,
-            num_left=left,
+            num_left=self._schedule.num_left,
             given_up=dict(self._given_up),
         )
-
-    def _left_s(self, efforts: Mapping[int, float], elapsed_s: float) -> float | None:
-        """Estimate the time that is left by that of the tasks that are done and their work."""
-        left = sum(efforts.get(id(task), 0.0) for task in self._schedule.unfinished())
-        done = sum(efforts.values()) - left
-        return elapsed_s * left / done if done > 0 else None
 
     def _start_tasks(self) -> "dict[Future[TaskResult], WorkerPair]":
         """Give each free pair its next task."""

@@ -153,6 +153,17 @@ def test_progress_counts(yard: Yard) -> None:
     ]
 
 
+def test_the_time_that_is_left_is_told_by_tasks_that_do_not_start_a_process(yard: Yard) -> None:
+    tasks = tuple(task for task in TASKS if not task.repeat)[:4]  # each takes half a second by its result
+    clock = iter(range(0, 100_000, 100))
+    yard.run(tasks, clock=lambda: next(clock))
+    first, *others = (state.left_s for state in yard.seen)
+    assert first is not None
+    assert first > 100
+    assert all(left is not None and left < 5 for left in others)
+    assert others[-1] == 0
+
+
 def test_batches_go_to_stores_of_their_own(tmp_path: Path) -> None:
     settings = [make_setting(device="toy-2c", runtime="onnxruntime", batch=batch) for batch in (1, 8)]
     tasks = make_tasks([subject(number) for number in range(4)], settings, repeats=1, seed=0)
