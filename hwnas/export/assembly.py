@@ -44,20 +44,23 @@ class GraphAssembly:
         self._graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, self.shape))
         self._shared: dict[tuple[object, ...], str] = {}
         self._versions: set[tuple[int, int]] = set()
-        self._last = INPUT
+        self.last = INPUT
+        """Name of the output of the last segment; with `shape` it may be set to that of an earlier one, to branch."""
         if self._dtype != torch.float32:
             self._cast("hwnas/images", _TYPES[self._dtype])
 
-    def append(self, name: str, instance: GraphInstance, segment: nn.Module) -> None:
+    def append(self, name: str, instance: GraphInstance, segment: nn.Module, *, inputs: Sequence[str] = ()) -> None:
         """Append a segment.
 
         Args:
             name: A prefix for its nodes, unique in the graph.
             instance: Its graph.
             segment: The module with its weights.
+            inputs: Names of its inputs, if it has several; else it reads the last segment.
         """
         weights = _SegmentWeights(self, name, segment)
-        names = {"": "", "x": self._last, **{tensor.name: self.add_constant(tensor) for tensor in instance.constants}}
+        names = {f"x{number}": source for number, source in enumerate(inputs)}
+        names |= {"": "", "x": self.last, **{tensor.name: self.add_constant(tensor) for tensor in instance.constants}}
         for index, node in enumerate(self._without_weight_transposes(instance.nodes, names, weights)):
             names |= {output: f"{name}/{output}" for output in node.output if output}
             self._graph.node.append(node)
@@ -68,7 +71,7 @@ class GraphAssembly:
                 for source in node.input
             ]
             own.output[:] = [names[output] for output in node.output]
-        self._last = names[instance.output]
+        self.last = names[instance.output]
         self.shape = instance.output_shape
         self._versions.add((instance.opset, instance.ir_version))
 
@@ -78,7 +81,7 @@ class GraphAssembly:
             self._cast(OUTPUT, TensorProto.FLOAT)
         for node in self._graph.node:
             for names in (node.input, node.output):
-                names[:] = [OUTPUT if name == self._last else name for name in names]
+                names[:] = [OUTPUT if name == self.last else name for name in names]
         self._graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, self.shape))
         ((opset, ir_version),) = self._versions
         self._model.ir_version = ir_version
@@ -127,8 +130,8 @@ class GraphAssembly:
                 yield node
 
     def _cast(self, name: str, data_type: int) -> None:
-        self._graph.node.append(helper.make_node("Cast", [self._last], [name], name=f"hwnas/{name}", to=data_type))
-        self._last = name
+        self._graph.node.append(helper.make_node("Cast", [self.last], [name], name=f"hwnas/{name}", to=data_type))
+        self.last = name
 
 
 class _SegmentWeights:

@@ -12,6 +12,9 @@ The networks of a search space have the same kinds of segments in many sizes, so
    Otherwise it is exported, and teaches its template (`hwnas.export.templates`).
 5. The graphs are joined, and the weights are added (`hwnas.export.assembly`).
 
+A head for detection or segmentation reads the outputs of several segments. What reads each of them, a norm and a
+convolution, is a segment like others; the rest is the same in all networks of a space and is exported once.
+
 The first graph that a template infers is compared with torch; without onnxruntime, which runs it, nothing is inferred
 by a template that was not verified before. The outputs of the composed network are compared with
 torch's wherever one is exported to a file (`hwnas.export.parity`) or measured.
@@ -21,7 +24,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -30,7 +33,7 @@ from torch import nn
 
 from hwnas.errors import InputError
 from hwnas.export.assembly import GraphAssembly
-from hwnas.export.dynamo import export_segment
+from hwnas.export.dynamo import export_joint, export_segment
 from hwnas.export.graph_template import GraphInstance, UnsupportedGraphError
 from hwnas.export.onnx_session import can_run_graphs, run_graph, widened
 from hwnas.export.parity import EXACT_TOLERANCE
@@ -57,7 +60,7 @@ class Composition:
 
     model: onnx.ModelProto
     segments: int
-    """The number of segments."""
+    """The number of segments; the readers of feature maps count as some."""
     reused: int
     """The number of segments that were filled in from a template."""
     exported: tuple[str, ...]
@@ -93,22 +96,49 @@ def compose(
     start = time.perf_counter()
     composer = _Composer(precision=precision, store=store or default_store())
     graph = GraphAssembly(precision=precision, shape=(batch, *input_shape))
-    for name, segment in network.segments().items():
-        graph.append(name, composer.instance(name, segment, graph.shape), segment)
+    if getattr(network, "task_head", None) is None:
+        for name, segment in network.segments().items():
+            graph.append(name, composer.instance(name, segment, graph.shape), segment)
+    else:
+        _append_with_maps(graph, network, composer, image_size=input_shape[-1])
     _log.debug(
         "composed %d segments, %d from templates, exported: %s",
-        len(network.segments()),
+        composer.reused + len(composer.exported),
         composer.reused,
         composer.exported,
     )
     return Composition(
         model=graph.finish(),
-        segments=len(network.segments()),
+        segments=composer.reused + len(composer.exported),
         reused=composer.reused,
         exported=tuple(composer.exported),
         opaque=composer.opaque,
         seconds=time.perf_counter() - start,
     )
+
+
+def _append_with_maps(graph: GraphAssembly, network: Any, composer: "_Composer", *, image_size: int) -> None:
+    """Append a network whose head reads feature maps: segments, the reader of each map, and the rest of the head."""
+    *names, head = network.segments()
+    readers = network.map_readers(image_size)
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in names[: max(map(names.index, readers)) + 1]:
+        segment = network.get_submodule(name)
+        graph.append(name, composer.instance(name, segment, graph.shape), segment)
+        outputs[name] = graph.last, graph.shape
+    read: list[tuple[str, tuple[int, ...]]] = []
+    for number, (name, reader) in enumerate(readers.items()):
+        graph.last, graph.shape = outputs[name]
+        own = f"{head}.read.{number}"
+        graph.append(own, composer.instance(own, reader, graph.shape), reader)
+        read.append((graph.last, graph.shape))
+    rest = network.head_on_levels()
+    instance = composer.joint(head, rest, [shape for _, shape in read])
+    graph.append(head, instance, rest, inputs=[name for name, _ in read])
+
+
+_JOINT: dict[tuple[object, ...], GraphInstance] = {}
+"""Graphs of heads on levels, by what determines them: one for each space, setting and process."""
 
 
 @dataclass(kw_only=True)
@@ -136,6 +166,21 @@ class _Composer:
         instance = self._export(name, segment, shape, template, structure.sizes)
         self.store.save(structure.text)
         return instance
+
+    def joint(self, name: str, rest: Any, shapes: Sequence[tuple[int, ...]]) -> GraphInstance:
+        """Return the graph of a head on the levels of its pyramid."""
+        key = (*rest.key, self.precision, tuple(shapes))
+        if key in _JOINT:
+            self.reused += 1
+            return _JOINT[key]
+        self.exported.append(name)
+        model = export_joint(rest, input_shapes=shapes, dtype=precision_type(self.precision))
+        try:
+            _JOINT[key] = SegmentTemplate().learn({}, model)
+        except UnsupportedGraphError as error:
+            message = f"the segment {name} must have a graph of plain ONNX operators to be composed"
+            raise InputError(message, got=error, hint="exporter='dynamo'") from error
+        return _JOINT[key]
 
     def _infer(
         self, segment: nn.Module, shape: Sequence[int], template: SegmentTemplate, structure: Structure

@@ -97,6 +97,22 @@ def export_segment(segment: nn.Module, *, input_shape: Sequence[int], dtype: tor
     return _convert_to_onnx(program, inputs=(*tensors, "hwnas.input"), outputs=("hwnas.output",))
 
 
+def export_joint(segment: nn.Module, *, input_shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> "onnx.ModelProto":
+    """Export a segment that takes a list of tensors, as `export_segment` does one that takes a tensor.
+
+    Args:
+        segment: The segment; a copy in evaluation mode is exported.
+        input_shapes: Shapes of its inputs, which the graph names `hwnas.input.0` and so on.
+        dtype: Type of its weights and of its inputs.
+    """
+    own = copy.deepcopy(segment).to("cpu", dtype).eval()
+    tensors = {name: tensor.detach() for name, tensor in (*own.named_parameters(), *own.named_buffers())}
+    inputs = [torch.zeros(tuple(shape), dtype=dtype) for shape in input_shapes]
+    program = _export_program(_Functional(own, tuple(tensors)), ([*tensors.values()], inputs))
+    names = [f"hwnas.input.{number}" for number in range(len(inputs))]
+    return _convert_to_onnx(program, inputs=(*tensors, *names), outputs=("hwnas.output",))
+
+
 class _Functional(nn.Module):
     """A module as a function of its tensors and its input."""
 
@@ -105,7 +121,7 @@ class _Functional(nn.Module):
         self._wrapped = (module,)  # in a tuple, so that its tensors are not registered as this module's own
         self._names = names
 
-    def forward(self, tensors: list[Tensor], x: Tensor) -> Tensor:
+    def forward(self, tensors: list[Tensor], x: Any) -> Tensor:
         """Run the module with these tensors in place of its own."""
         (module,) = self._wrapped
         out: Tensor = functional_call(module, dict(zip(self._names, tensors, strict=True)), (x,))

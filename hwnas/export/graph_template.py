@@ -80,8 +80,8 @@ class GraphInstance:
 class GraphTemplate:
     """A graph with blanks.
 
-    Nodes refer to a parameter as `p:` and its name, to the input as `x`, to constants as `c0`, `c1`, … and to computed
-    values as `v0`, `v1`, ….
+    Nodes refer to a parameter as `p:` and its name, to the input as `x` (`x0`, `x1`, … if there are several), to
+    constants as `c0`, `c1`, … and to computed values as `v0`, `v1`, ….
     """
 
     nodes: tuple[NodeProto, ...]
@@ -133,7 +133,8 @@ def factor_graph(model: ModelProto) -> tuple[GraphTemplate, list[Number]]:
     """Factor a graph into its template and its numbers.
 
     Args:
-        model: A graph whose inputs are the parameters of a module and, last, the module's own input.
+        model: A graph whose inputs are the parameters of a module and, last, the module's own input, or several of the
+            names `hwnas.input.0` and so on.
 
     Returns:
         The template, and the numbers: those of constants, of attributes, and the sizes of the output.
@@ -149,6 +150,7 @@ def factor_graph(model: ModelProto) -> tuple[GraphTemplate, list[Number]]:
     graph = model.graph
     names = {value.name: f"p:{value.name}" for value in graph.input}
     names[graph.input[-1].name] = "x"
+    names |= {value.name: f"x{number}" for number, value in _several_inputs(graph)}
     reader = _GraphReader(names, {tensor.name: tensor for tensor in graph.initializer})
     nodes = tuple(reader.read(node) for node in graph.node if not reader.take_constant(node))
     sizes = [dimension.dim_value for dimension in graph.output[0].type.tensor_type.shape.dim]
@@ -161,6 +163,13 @@ def factor_graph(model: ModelProto) -> tuple[GraphTemplate, list[Number]]:
         ir_version=model.ir_version,
     )
     return template, [*reader.constant_numbers, *reader.attribute_numbers, *sizes]
+
+
+def _several_inputs(graph: GraphProto) -> Iterator[tuple[str, Any]]:
+    """Yield the number and the value of each of several inputs of a module."""
+    for value in graph.input:
+        if value.name.startswith("hwnas.input."):
+            yield value.name.removeprefix("hwnas.input."), value
 
 
 class _GraphReader:

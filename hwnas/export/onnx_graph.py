@@ -156,5 +156,4 @@ def _is_composed(module: nn.Module, *, exporter: str, batch: int | None) -> bool
         raise InputError("the batch must be at least 1, or open", got=batch)
     if exporter == "composed" and batch is None:
         raise InputError("a composed graph must have a fixed batch", got="an open one", hint="exporter='dynamo'")
-    is_chain = hasattr(module, "segments") and getattr(module, "task_head", None) is None
-    return exporter == "composed" or (exporter == "auto" and batch is not None and is_chain)
+    return exporter == "composed" or (exporter == "auto" and batch is not None and hasattr(module, "segments"))

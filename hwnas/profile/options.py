@@ -20,7 +20,7 @@ DEFAULT_SAMPLES = 100
 """Networks of the space if neither a number nor a time is given."""
 
 TASK_SAMPLES = 40
-"""The same for detection and segmentation, where a graph takes seconds: networks are exported in one piece."""
+"""The same for detection and segmentation, whose graphs take seconds until their parts have been seen."""
 
 MAX_PAIRS = 100_000
 """Largest number of runs of each network."""

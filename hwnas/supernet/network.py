@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hwnas.errors import InputError
 from hwnas.space.task_head import TaskHead
 from hwnas.supernet.features import FeatureMap, feature_maps, taken_indices
-from hwnas.supernet.task_head import TaskHeadConfig, read_maps
+from hwnas.supernet.task_head import HeadOnLevels, TaskHeadConfig, TokenReader, read_maps
 
 
 class SegmentConfig(Protocol):
@@ -52,6 +52,20 @@ class Network(nn.Module):
     def segments(self) -> dict[str, nn.Module]:
         """Return the segments by name, in the order in which they run."""
         return {name: self.get_submodule(name) for name in self.outline}
+
+    def map_readers(self, image_size: int) -> dict[str, TokenReader]:
+        """Return the readers of the maps of a head for detection or segmentation, by the segments of the maps."""
+        assert self.task_head is not None
+        *_, name = self.outline
+        pyramid: Any = self.get_submodule(name).pyramid
+        taken = read_maps(self.task_head, feature_maps(self.outline, image_size=image_size)).values()
+        return {entry.segment: TokenReader(pyramid.reader(number), entry.grid) for number, entry in enumerate(taken)}
+
+    def head_on_levels(self) -> HeadOnLevels:
+        """Return the head for detection or segmentation without these readers."""
+        *_, name = self.outline
+        head: Any = self.get_submodule(name)
+        return HeadOnLevels(head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn images into logits, or into what a head for detection or segmentation predicts."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hwnas.errors import InputError
 from hwnas.space.task_head import TaskHead
-from hwnas.supernet.features import FeatureMap
+from hwnas.supernet.features import FeatureMap, TokenGrid
 from hwnas.supernet.sharing import Axes, Index
 
 if TYPE_CHECKING:
@@ -109,9 +109,17 @@ class TokenPyramid(nn.Module):
         self.upsamplings = nn.ModuleList(nn.ConvTranspose2d(width, width, 2, 2) for _ in range(base))
         self.outputs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.grids)
 
+    def reader(self, number: int) -> "MapReader":
+        """Return the part that reads the map; the number is 0."""
+        return MapReader(self.norm, self.lateral, side=self.grids[self.base], resizes_first=False)
+
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Turn the map into the levels, the finest first."""
-        levels = [_resized(self.lateral(self.norm(maps[0])), self.grids[self.base])]
+        return self.levels([self.reader(0)(maps[0])])
+
+    def levels(self, read: Sequence[Tensor]) -> list[Tensor]:
+        """Turn what was read of the map into the levels."""
+        levels = list(read)
         for upsampling in self.upsamplings:
             levels.insert(0, F.gelu(upsampling(levels[0])))
         levels += _pooled(levels[-1], count=len(self.grids) - len(levels))
@@ -129,12 +137,75 @@ class MapPyramid(nn.Module):
         self.norms = nn.ModuleList(ChannelNorm(channels) for channels in config.channels)
         self.fpn = FeaturePyramidNetwork(list(config.channels), config.head.channels)
 
+    def reader(self, number: int) -> "MapReader":
+        """Return the part that reads a map."""
+        return MapReader(self.norms[number], self.fpn.inner_blocks[number], side=self.grids[number])
+
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Turn the maps into the levels, the finest first."""
         normed = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
         inputs = [_resized(x, grid) for x, grid in zip(normed, self.grids, strict=False)]
         levels = list(self.fpn(OrderedDict((str(level), x) for level, x in enumerate(inputs))).values())
         return [*levels, *_pooled(levels[-1], count=len(self.grids) - len(levels))]
+
+    def levels(self, read: Sequence[Tensor]) -> list[Tensor]:
+        """Turn what was read of the maps into the levels, as `forward` does."""
+        x = read[-1]
+        levels = [self.fpn.layer_blocks[-1](x)]
+        for lateral, block in zip(reversed(read[:-1]), reversed(self.fpn.layer_blocks[:-1]), strict=True):
+            x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
+            levels.insert(0, block(x))
+        return [*levels, *_pooled(levels[-1], count=len(self.grids) - len(levels))]
+
+
+class MapReader(nn.Module):
+    """The part of a pyramid that depends on the channels of a map: norm and 1x1 convolution, on the grid of a level."""
+
+    def __init__(self, norm: nn.Module, lateral: nn.Module, *, side: int, resizes_first: bool = True) -> None:
+        super().__init__()
+        self.norm, self.lateral, self.side, self.resizes_first = norm, lateral, side, resizes_first
+
+    def forward(self, x_BDRC: Tensor) -> Tensor:
+        """Read the map."""
+        x_BDRC = self.norm(x_BDRC)
+        found: Tensor
+        if self.resizes_first:
+            found = self.lateral(_resized(x_BDRC, self.side))
+        else:
+            found = _resized(self.lateral(x_BDRC), self.side)
+        return found
+
+
+class TokenReader(nn.Module):
+    """A reader of a map that is given as the tokens of a segment."""
+
+    def __init__(self, reader: MapReader, grid: TokenGrid) -> None:
+        super().__init__()
+        self.reader, self.grid = reader, grid
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Read the map."""
+        found: Tensor = self.reader(self.grid.as_maps(x_BND))
+        return found
+
+
+class HeadOnLevels(nn.Module):
+    """A head without the readers of its maps: the same in all networks of a space."""
+
+    def __init__(self, head: "PyramidHead") -> None:
+        super().__init__()
+        self.head = head
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Return what its graph depends on but for the shapes of what was read."""
+        config = self.head.config
+        return config.head, config.image_size, config.num_classes, config.levels
+
+    def forward(self, read: list[Tensor]) -> Tensor:
+        """Turn what was read of the maps into the outputs of the head."""
+        found: Tensor = self.head.outputs(self.head.pyramid.levels(read))
+        return found
 
 
 class PyramidHead(nn.Module):
@@ -144,6 +215,14 @@ class PyramidHead(nn.Module):
         super().__init__()
         self.config = config
         self.pyramid = MapPyramid(config) if config.head.base_stride is None else TokenPyramid(config)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Turn feature maps into the outputs."""
+        return self.outputs(self.pyramid(maps))
+
+    def outputs(self, levels: Sequence[Tensor]) -> Tensor:
+        """Turn the levels of the pyramid into the outputs."""
+        raise NotImplementedError
 
     @property
     def token_norm(self) -> nn.Module:
@@ -158,9 +237,9 @@ class DetectionHead(PyramidHead):
         super().__init__(config)
         self.head = _dense_head(config.head, config.num_classes)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Turn feature maps into outputs of the shape (batch, anchors, classes + 4 or 5)."""
-        return torch.cat(list(self.head(self.pyramid(maps)).values()), dim=-1)
+    def outputs(self, levels: Sequence[Tensor]) -> Tensor:
+        """Turn levels into outputs of the shape (batch, anchors, classes + 4 or 5)."""
+        return torch.cat(list(self.head(list(levels)).values()), dim=-1)
 
 
 class SegmentationHead(PyramidHead):
@@ -172,9 +251,9 @@ class SegmentationHead(PyramidHead):
         self.convolutions = nn.Sequential(*(_block(head) for _ in range(head.convolutions)))
         self.classifier = nn.Conv2d(head.channels, config.num_classes, 1)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Turn feature maps into logits of the shape (batch, classes, image size, image size)."""
-        x, *others = self.pyramid(maps)
+    def outputs(self, levels: Sequence[Tensor]) -> Tensor:
+        """Turn levels into logits of the shape (batch, classes, image size, image size)."""
+        x, *others = levels
         for level in others:
             x = x + _resized(level, x.shape[-1])
         return _resized(self.classifier(self.convolutions(x)), self.image_size)
@@ -200,10 +279,9 @@ class MaskHead(PyramidHead):
         self.mask_head = MaskRCNNHeads(width, (width,) * config.head.convolutions, 1)
         self.mask_predictor = MaskRCNNPredictor(width, width, classes)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Turn feature maps into levels of the pyramid, logits of objects and their places: (batch, numbers)."""
-        levels = self.pyramid(maps)
-        logits, places = self.proposals(levels)
+    def outputs(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return the levels, logits of objects and their places, of the shape (batch, numbers)."""
+        logits, places = self.proposals(list(levels))
         return torch.cat([part.flatten(1) for part in (*levels, *logits, *places)], dim=1)
 
 

@@ -13,6 +13,8 @@ from hwnas.errors import InputError
 from hwnas.export.compose import Composition, compose
 from hwnas.export.onnx_session import Array, run_graph
 from hwnas.export.templates import TemplateStore
+from hwnas.space import SPACES
+from hwnas.supernet.families import make_network
 from tests.export.segmented import SHAPE, Network, counted
 
 LEARNED = ((8, (2,)), (24, (3, 6)), (40, (5,)))
@@ -173,3 +175,18 @@ def test_other_precisions_and_batches_have_templates_of_their_own(folder: Path, 
     with counted() as exported:
         compose(Network(56, (7, 4)), input_shape=SHAPE, batch=4, precision=precision, store=store)
     assert exported == []
+
+
+@pytest.mark.parametrize("name", ["fcos-vitas-twins-micro", "semantic-fpn-autoformer-micro"])
+def test_networks_whose_heads_read_feature_maps_are_composed(name: str, tmp_path: Path) -> None:
+    space = SPACES.get(name)
+    x = np.random.default_rng(0).standard_normal((1, *space.config.input_shape), dtype=np.float32)
+    compositions = []
+    for arch in (space.smallest(), space.largest()):
+        network = make_network(space, arch).eval()
+        found = compose(network, input_shape=space.config.input_shape, store=TemplateStore(tmp_path))
+        with torch.no_grad():
+            expected = network(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(run_graph(found.model, x), expected, atol=1e-4 * np.abs(expected).max())
+        compositions.append(found)
+    assert "head" not in compositions[1].exported, "the head on its levels is the same in all networks of a space"

@@ -212,17 +212,10 @@ def load_runner(name: str) -> Runner:
 
 
 def exporter_for(runtime: str, subject: Subject) -> str:
-    """Return how a runtime gets a network: as a module, as a graph composed from blocks, or as a graph by dynamo.
-
-    A head for detection or segmentation reads several blocks, so that its network is no chain of them.
-    """
+    """Return how a runtime gets a network: as a module, as a graph composed from blocks, or as a graph by dynamo."""
     if runtime.startswith("torch"):
         return "module"
-    if subject.source != "space":
-        return "dynamo"
-    from hwnas.space.lookup import classifier_name  # a machine that is only measured on does without spaces
-
-    return "composed" if classifier_name(subject.name) == subject.name else "dynamo"
+    return "composed" if subject.source == "space" else "dynamo"
 
 
 def needs_cuda(device: Device) -> Availability:
