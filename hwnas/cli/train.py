@@ -23,9 +23,10 @@ from hwnas.cli.output import format_duration, print_footer, print_json, print_li
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
+from hwnas.pipeline.slurm import SlurmOptions, SubmittedJob, submit_training
 from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_training, train_model
 from hwnas.space.task_head import HEAD_KINDS, TASKS
-from hwnas.train.options import PretrainedModel, TrainOptions
+from hwnas.train.options import PretrainedModel, TrainOptions, default_run_folder, validate_options
 from hwnas.train.trainer import TrainerConfig
 from hwnas.train.weights import timm_weights
 
@@ -112,14 +113,23 @@ _RUN_OPTIONS = (
         help="Evaluate on held-out images every so many epochs.",
     ),
     click.option("--dry-run", is_flag=True, help="Print what would be trained, and time a few steps."),
+    click.option(
+        "--slurm",
+        metavar="KEY=VALUE,…",
+        help="Submit the training as a job of Slurm: partition=gpu,nodes=2,gpus=8.",
+    ),
     json_option,
 )
 
 
 @click.command()
 @with_options(_MODEL_OPTIONS, _DATA_OPTIONS, _RECIPE_OPTIONS, _RUN_OPTIONS)
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     *,
+    slurm: str | None,
     dry_run: bool,
     out: Path | None,
     resume: bool,
@@ -143,6 +153,11 @@ def train(
     as_json, options = values.pop("as_json"), _options(**values)
     if dry_run and resume:
         raise UsageError("--dry-run and --resume exclude each other", hint="leave out --resume")
+    # A job reads hwnas.toml too, and must not submit another one.
+    if slurm is not None and context.get_parameter_source("slurm") is click.core.ParameterSource.COMMANDLINE:
+        job = _submit(slurm, options, context, out=out, resume=resume, dry_run=dry_run)
+        print_json(job) if as_json else _print_submitted(job)
+        return
     config = TrainerConfig(threads=threads, evaluate_every=evaluate_every)
     if dry_run:
         estimate = estimate_training(options, workers=workers, trainer_config=config)
@@ -155,6 +170,38 @@ def train(
     if not trained.is_main_process:
         return
     print_json(trained) if as_json else _print_trained(trained)
+
+
+def _submit(
+    text: str, options: TrainOptions, context: click.Context, *, out: Path | None, resume: bool, dry_run: bool
+) -> SubmittedJob:
+    """Submit the command line without --slurm as a job."""
+    job = SlurmOptions.parse(text)
+    if dry_run:
+        raise UsageError("--dry-run and --slurm exclude each other", hint="leave out --slurm")
+    if not resume:
+        validate_options(options)
+    if resume and out is None:
+        raise UsageError("the run to resume must be given", hint="--out RUN --resume")
+    folder = (out or default_run_folder(options)).absolute()
+    words = [word for item in context.command.params for word in _words(item, context)]
+    return submit_training(job, [*words, "--out", str(folder)], run=folder)
+
+
+def _words(item: click.Parameter, context: click.Context) -> list[str]:
+    """Return an option as it stands on the command line; none if it is not there."""
+    source, name = context.get_parameter_source(item.name or ""), item.opts[0]
+    if source is not click.core.ParameterSource.COMMANDLINE or item.name in ("slurm", "out", "as_json"):
+        return []
+    value = context.params[item.name]
+    if isinstance(item, click.Option) and item.is_flag:
+        return [name]
+    return [word for one in (value if item.multiple else (value,)) for word in (name, str(one))]
+
+
+def _print_submitted(job: SubmittedJob) -> None:
+    print_line(f"job {job.job_id} trains {job.run}")
+    print_line(f"its output is in {job.logs}")
 
 
 def _options(

@@ -29,7 +29,7 @@ from hwnas.train.data.loader import default_workers
 from hwnas.train.data.preprocess import PREPROCESS, describe_annotated, describe_data, write_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits, open_data
-from hwnas.train.distributed import World, distributed_world
+from hwnas.train.distributed import World, distributed_world, goes_on
 from hwnas.train.elastic import CLUSTERS
 from hwnas.train.evaluation import make_eval_loader, make_evaluator, make_quality_evaluator
 from hwnas.train.evaluator import DecodedOnce, evaluate_module
@@ -161,8 +161,9 @@ def train_model(
         raise UsageError("the run to resume must be given", hint="--out RUN --resume")
     folder = out or default_run_folder(options)
     reporter = reporter or NullReporter()
-    _require_run(folder, resume=resume)
     with distributed_world() as world, ExitStack() as lock:
+        resume = resume or goes_on(world, is_begun=out is not None and _is_run(folder))
+        _require_run(folder, resume=resume)
         if resume and world.is_main_process:
             lock.enter_context(WriterLock(folder / LOCK, activity="training"))
             remove_temporaries(folder)
@@ -437,9 +438,13 @@ def _new_config(options: TrainOptions) -> tuple[TrainConfig, TrainData]:
     return resolve_config(options, num_classes=classes, num_images=images, labelled=False), data
 
 
-def _require_run(folder: Path, *, resume: bool) -> None:
+def _is_run(folder: Path) -> bool:
     with file_errors(folder):
-        is_run = (folder / MANIFEST).exists()
+        return (folder / MANIFEST).exists()
+
+
+def _require_run(folder: Path, *, resume: bool) -> None:
+    is_run = _is_run(folder)
     if resume and not is_run:
         raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
     if is_run and not resume:

@@ -21,6 +21,9 @@ from hwnas.train.recipe import UnusedWeights
 _MAX_PROCESSES = 65_536
 _TORCHRUN = "torchrun --nproc-per-node N -m hwnas train ..., or unset WORLD_SIZE to train in one process"
 
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+"""Variables that count how often a training was started again after a failure."""
+
 _BUCKET_BYTES = 25 * 2**20
 """Gradients that are sent together, as in DDP: many small messages would cost more than their bytes."""
 
@@ -115,6 +118,19 @@ class World:
             flat /= self.size
             pieces = torch.split(flat, [tensor.numel() for tensor in bucket])
             torch._foreach_copy_(bucket, [piece.view_as(tensor) for tensor, piece in zip(bucket, pieces, strict=True)])
+
+
+def goes_on(world: World, *, is_begun: bool) -> bool:
+    """Return True if a training that has begun was started again by torchrun or Slurm, on any process.
+
+    Args:
+        world: Processes of the training.
+        is_begun: This process sees a run to go on with.
+    """
+    counts = [os.environ.get(name, "") for name in _RESTARTS]
+    is_restarted = any(count.isdecimal() and int(count) > 0 for count in counts)
+    restarted, begun = world.mean([float(is_restarted), float(is_begun)])
+    return restarted > 0 and begun == 1
 
 
 @contextmanager
