@@ -72,6 +72,11 @@ _DATA_OPTIONS = (
     click.option("--max-images", type=COUNT, help="Train on at most this many images."),
     click.option("--root", type=PATH, help="Folder of a torch/ data set."),
     click.option("--download", is_flag=True, help="Download a torch/ data set."),
+    click.option(
+        "--cache",
+        type=PATH,
+        help="Decode and resize training images once, into a file in this folder.",
+    ),
     click.option("--workers", type=WORKERS, show_default="0; on a GPU its cores", help="Processes that load images."),
 )
 _RECIPE_OPTIONS = (

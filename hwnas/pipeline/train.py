@@ -24,8 +24,9 @@ from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
-from hwnas.train.data.images import HELDOUT_LIST, BadImageLog, require_same_images, write_image_list
+from hwnas.train.data.images import HELDOUT_LIST, ArrayDataset, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.loader import default_workers
+from hwnas.train.data.picture_cache import cached_images
 from hwnas.train.data.preprocess import PREPROCESS, describe_annotated, describe_data, write_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataSplits, open_data
@@ -254,7 +255,7 @@ def estimate_training(
         workers = default_workers(world.device, processes=world.size) if workers is None else workers
         with explain_out_of_memory(config, world):
             trainer = _make_trainer(
-                config,
+                replace(config, data=replace(config.data, cache=None)),  # it writes no files
                 data=data,
                 model=initial.model,
                 folder=Path(),
@@ -545,6 +546,13 @@ def _make_trainer(
         "bad": BadImageLog(limit=config.data.max_bad),
     }
     loader: BatchSource
+    cache = config.data.cache
+    if isinstance(data, DataSplits) and cache is not None and not isinstance(data.train, ArrayDataset):
+        note = (reporter or NullReporter()).message
+        train = cached_images(
+            data.train, cache, image_size=config.image_shape[1], identity=data.fingerprint, on_message=note
+        )
+        data = replace(data, train=train)
     if isinstance(data, AnnotatedData):
         loader = make_detection_loader(data, config.recipe, **common)
     else:

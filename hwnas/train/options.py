@@ -100,6 +100,8 @@ class TrainOptions:
     """Folder of a `torch/` dataset."""
     download: bool = False
     """Allow a `torch/` dataset to be downloaded."""
+    cache: Path | None = None
+    """Folder for a file of decoded and resized training images; None: they are decoded in each epoch."""
     teacher: PretrainedModel | None = None
     """Teacher to distil from."""
 
@@ -343,7 +345,8 @@ def _data_of_run(path: Path | None) -> DataConfig | None:
 
 
 def _with_limits(config: DataConfig, options: TrainOptions) -> DataConfig:
-    limits = {"max_images": options.max_images, "max_bad": options.max_bad}
+    cache = None if options.cache is None else absolute_path(options.cache)
+    limits = {"max_images": options.max_images, "max_bad": options.max_bad, "cache": cache}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     return replace(config, **given)
 

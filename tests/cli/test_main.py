@@ -27,6 +27,7 @@ SURFACE = {
     "train": [
         "--arch",
         "--batch",
+        "--cache",
         "--checkpoint",
         "--config",
         "--data",
@@ -52,6 +53,7 @@ SURFACE = {
         "--seed",
         "--set",
         "--sizes",
+        "--slurm",
         "--space",
         "--supernet",
         "--task",

@@ -41,6 +41,7 @@ CHECKED_TEXTS = {
     "repo": "checked by the Hub",
     "remote_python": "the path of a program on a host, quoted for its shell",
     "runtime": "looked up among runtimes",
+    "slurm": "parsed as KEY=VALUE of a job",
     "sources": "looked up among devices",
     "space": "looked up among spaces, or opened as a run",
     "strategy": "looked up among strategies",

@@ -103,6 +103,7 @@ SEARCH = {
 
 DISTRIBUTED = {
     "torchrun --standalone --nproc-per-node 8 -m hwnas train --space autoformer-tiny --data imagenet --out runs/tiny": SHELL,
+    "hwnas train --space autoformer-tiny --data imagenet --out /shared/runs/tiny --slurm partition=gpu,nodes=2,gpus=8": SHELL,
     "hwnas search --space autoformer-tiny --objective throughput --evaluate-on local:4": (
         "NOT RUN: tests/pipeline/search/test_workers.py searches with workers"
     ),

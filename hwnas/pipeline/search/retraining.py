@@ -113,4 +113,5 @@ def data_options(data: DataConfig) -> dict[str, Any]:
         "data_seed": data.seed,
         "max_images": data.max_images,
         "max_bad": data.max_bad,
+        "cache": data.cache,
     }

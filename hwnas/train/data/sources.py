@@ -79,6 +79,9 @@ class DataConfig:
     max_bad: Annotated[int, Between(0, 10**9)] = MAX_BAD_IMAGES
     """Unreadable images that are skipped before it is an error."""
 
+    cache: Path | None = None
+    """Folder of a file with the training images, decoded and resized once; None: none."""
+
     def __post_init__(self) -> None:
         if not self.name:
             raise InputError("data must have a name or a path", hint="--data digits-clutter")
