@@ -97,6 +97,16 @@ class BatchOrDynamic(click.ParamType[int | None]):
         return None if value in ("dynamic", "any") else BATCH.convert(value, param, ctx)
 
 
+class BatchOrAuto(click.ParamType[int | str]):
+    """A batch size; `auto` stands for itself."""
+
+    name = "batch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Convert a text."""
+        return "auto" if value == "auto" else BATCH.convert(value, param, ctx)
+
+
 # Bounds of numeric options. None has a use beyond them, and a mistyped number ends here, not after an hour.
 COUNT = Whole(1, 1_000_000_000)
 COUNT_OR_ZERO = Whole(0, 1_000_000_000)

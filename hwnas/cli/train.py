@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from hwnas.cli.options import (
-    BATCH,
     COUNT,
     COUNT_OR_ZERO,
     EPOCHS_OR_ZERO,
@@ -16,6 +15,7 @@ from hwnas.cli.options import (
     SEED,
     THREADS_OR_AUTO,
     WORKERS,
+    BatchOrAuto,
     json_option,
     with_options,
 )
@@ -94,7 +94,12 @@ _RECIPE_OPTIONS = (
         type=EPOCHS_OR_ZERO,
         help="Epochs; warm-up and widening keep their shares. 0 leaves the weights of --elastic as they are.",
     ),
-    click.option("--batch", "batch_size", type=BATCH, help="Images per step, over all processes."),
+    click.option(
+        "--batch",
+        "batch_size",
+        type=BatchOrAuto(),
+        help="Images per step, over all processes; auto: those of the recipe, as many at once as fit the device.",
+    ),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option("--teacher", help="Distil from timm:NAME, a file or a run of one network."),
     click.option("--teacher-weights", type=PATH, help="Checkpoint of a timm: teacher."),
@@ -235,6 +240,8 @@ def _options(
     for key, equals, _ in pairs:
         if not equals:
             raise UsageError("--set must be KEY=VALUE", hint=f"--set {key}=…")
+    if values["batch_size"] == "auto":
+        values |= {"batch_size": None, "fit_batch": True}
     return TrainOptions(
         overrides={key: value for key, _, value in pairs},
         elastic=(

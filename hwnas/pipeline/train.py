@@ -367,9 +367,14 @@ def _with_fitting_microbatch(
     options: TrainOptions, config: TrainConfig, initial: InitialModel, world: World
 ) -> TrainConfig:
     """Return the config with microbatches that fit into memory, unless the user chose their number."""
-    if _is_set(options, "grad_accum_steps") or world.size > 1:
+    if options.fit_batch:
+        config = replace(config, recipe=replace(config.recipe, grad_accum_steps=1))
+    elif _is_set(options, "grad_accum_steps"):
         return config
-    return replace(config, recipe=fit_microbatch(config.recipe, estimate_memory(config, initial.model, world)))
+    fitting = fit_microbatch(config.recipe, estimate_memory(config, initial.model, world), processes=world.size)
+    # All processes have parts of one size: that of the one with the least memory.
+    steps = world.maximum(fitting.grad_accum_steps)
+    return replace(config, recipe=replace(config.recipe, grad_accum_steps=steps))
 
 
 def _device_notes(requested: Recipe, recipe: Recipe) -> Iterator[str]:

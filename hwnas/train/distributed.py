@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,8 @@ class World:
     rank: int = 0
     """Number of this process."""
     size: int = 1
+    local_size: int = 1
+    """Processes on this machine."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Device of this process."""
 
@@ -48,8 +51,16 @@ class World:
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums)
+        _all_reduce(sums)
         return [float(value) / self.size for value in sums]
+
+    def maximum(self, value: int) -> int:
+        """Return the largest value of all processes."""
+        if self.size == 1:
+            return value
+        largest = torch.tensor(value, device=self.device)
+        _all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
 
     def mean_on_device(self, values: Tensor, others: Sequence[float]) -> Tensor:
         """Average values of the device and numbers of the host over all processes, without waiting for the device."""
@@ -58,20 +69,22 @@ class World:
             pinned = torch.tensor(others, dtype=torch.float64, pin_memory=self.device.type == "cuda")
             sums = torch.cat([sums, pinned.to(self.device, non_blocking=True)])
         if self.size > 1:
-            dist.all_reduce(sums)
+            _all_reduce(sums)
             sums /= self.size
         return sums
 
     def barrier(self) -> None:
         """Wait until all processes have come here."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the values of the main one, in place."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor.data, src=0)
+                with _together():
+                    dist.broadcast(tensor.data, src=0)
 
     def average_gradients(
         self, parameters: Iterable[nn.Parameter], *, unused_weights: UnusedWeights, same_networks: bool = False
@@ -107,14 +120,14 @@ class World:
     def _is_used_anywhere(self, is_used: Sequence[bool]) -> list[bool]:
         """Return for each parameter if any process has a gradient of it."""
         flags = torch.tensor(is_used, dtype=torch.int32, device=self.device)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        _all_reduce(flags, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
 
     @torch.no_grad()
     def _average(self, tensors: Sequence[Tensor]) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
+            _all_reduce(flat)
             flat /= self.size
             pieces = torch.split(flat, [tensor.numel() for tensor in bucket])
             torch._foreach_copy_(bucket, [piece.view_as(tensor) for tensor, piece in zip(bucket, pieces, strict=True)])
@@ -155,10 +168,29 @@ def distributed_world() -> Iterator[World]:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         got = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{size} processes must meet at {address}", got=got, hint=_TORCHRUN) from error
+    local_size = _read_variable("LOCAL_WORLD_SIZE", low=1, high=size, default=1)
     try:
-        yield World(rank=dist.get_rank(), size=size, device=device)
+        yield World(rank=dist.get_rank(), size=size, local_size=local_size, device=device)
     finally:
         dist.destroy_process_group()
+
+
+def _all_reduce(tensor: Tensor, *, op: Any = dist.ReduceOp.SUM) -> None:
+    with _together():
+        dist.all_reduce(tensor, op=op)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Turn the error of a process that lost the others into one that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # gloo has no type of its own
+        message, got = "all processes of a training must stay until its end", str(error).splitlines()[0]
+        hint = "the same command with --resume, or torchrun --max-restarts 3, which goes on by itself"
+        raise InputError(message, got=got, hint=hint) from error
 
 
 def _read_variable(name: str, *, low: int, high: int, default: int | None = None) -> int:

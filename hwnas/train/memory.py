@@ -63,20 +63,31 @@ def estimate_memory(config: TrainConfig, model: nn.Module, world: World) -> Memo
         state_bytes=state_bytes(model, recipe),
         activation_bytes=activation_bytes(model, recipe, input_shape=config.image_shape),
         num_images=recipe.microbatch_size(world.size),
-        free_bytes=int(torch.cuda.mem_get_info(world.device)[0]) if on_gpu else available_bytes(),
+        free_bytes=int(torch.cuda.mem_get_info(world.device)[0]) if on_gpu else _share_of_memory(world),
     )
 
 
-def fit_microbatch(recipe: Recipe, estimate: MemoryEstimate) -> Recipe:
+def _share_of_memory(world: World) -> int | None:
+    """Return the free memory of a CPU for each process of this machine."""
+    free = available_bytes()
+    return None if free is None else free // world.local_size
+
+
+def fit_microbatch(recipe: Recipe, estimate: MemoryEstimate, *, processes: int = 1) -> Recipe:
     """Return the recipe with as many microbatches in a step as memory requires; the images of a step are the same.
 
     A recipe of which not even the smallest microbatch fits is unchanged.
+
+    Args:
+        recipe: The recipe.
+        estimate: Memory that one process needs and has.
+        processes: Processes that train together.
     """
     if estimate.free_bytes is None or estimate.total_bytes <= _SAFE_SHARE * estimate.free_bytes:
         return recipe
     room = int(_SAFE_SHARE * estimate.free_bytes) - estimate.state_bytes
     fitting = room // max(1, estimate.activation_bytes)
-    steps = _accumulation_steps(recipe, at_most=fitting * recipe.microbatch_size(1) // estimate.num_images)
+    steps = _accumulation_steps(recipe, at_most=fitting, processes=processes)
     return recipe if steps is None else replace(recipe, grad_accum_steps=steps)
 
 
@@ -161,11 +172,11 @@ def _smaller_microbatch(recipe: Recipe, *, at_most: int | None = None) -> str | 
     return f"--set grad_accum_steps={steps}: {recipe.batch_size} images per step as before, {size} at once"
 
 
-def _accumulation_steps(recipe: Recipe, *, at_most: int | None = None) -> int | None:
+def _accumulation_steps(recipe: Recipe, *, at_most: int | None = None, processes: int = 1) -> int | None:
     """Return the next larger number of microbatches that is possible, each of at most a number of images."""
     for steps in range(recipe.grad_accum_steps + 1, recipe.batch_size + 1):
         try:
-            size = replace(recipe, grad_accum_steps=steps).microbatch_size(1)
+            size = replace(recipe, grad_accum_steps=steps).microbatch_size(processes)
         except InputError:
             continue
         if at_most is None or size <= at_most:

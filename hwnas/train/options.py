@@ -82,6 +82,8 @@ class TrainOptions:
     """Number of epochs; warm-up and widening keep their shares of it. 0 leaves the weights of `elastic` as they are."""
     batch_size: Annotated[int, Between(1, 1_000_000)] | None = None
     """Images of one step, over all processes."""
+    fit_batch: bool = False
+    """Run the images of a step in the fewest parts that fit the device, whatever the recipe says."""
     seed: int = 0
     """Decides initial weights, order and augmentation of images, networks and mixing."""
     image_size: int | None = None

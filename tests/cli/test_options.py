@@ -8,9 +8,9 @@ import pytest
 
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
-from hwnas.cli.options import BATCH, BatchesOrPeak, BatchOrDynamic, Names, Number, PathText, Whole
+from hwnas.cli.options import BATCH, BatchesOrPeak, BatchOrAuto, BatchOrDynamic, Names, Number, PathText, Whole
 
-NUMERIC = (Whole, Number, BatchesOrPeak, BatchOrDynamic)
+NUMERIC = (Whole, Number, BatchesOrPeak, BatchOrAuto, BatchOrDynamic)
 
 CHECKED_TEXTS = {
     "arch": "looked up in a space, or read as a JSON file",
@@ -125,3 +125,5 @@ def test_batches_and_open_batches_are_parsed() -> None:
     assert BatchesOrPeak().convert("1,peak", None, None) == (1, None)
     assert BatchOrDynamic().convert("dynamic", None, None) is None
     assert BatchOrDynamic().convert("8", None, None) == 8
+    assert BatchOrAuto().convert("auto", None, None) == "auto"
+    assert BatchOrAuto().convert("8", None, None) == 8

@@ -46,7 +46,7 @@ def node(log: Path, *, port: int, out: Path) -> Iterator[subprocess.Popen[bytes]
         *TRAIN,
         str(out),
     ]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with log.open("ab") as file:
         agent = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=file, stderr=file, start_new_session=True)
     try:
@@ -95,5 +95,5 @@ def test_a_node_that_is_lost_and_comes_back_costs_no_weights(tmp_path: Path, one
         with node(tmp_path / "log2", port=port, out=out) as again:
             codes = [first.wait(), again.wait()]
     assert codes == [0, 0], log.read_text() + (tmp_path / "log2").read_text()
-    assert "resum" in log.read_text() or "restart" in log.read_text().casefold()
+    assert "all processes of a training must stay" in log.read_text()
     assert_same(load_file(out / "supernet.safetensors"), load_file(one_node))

@@ -56,6 +56,10 @@ def test_microbatches_are_chosen_that_fit_with_room_to_spare() -> None:
     assert (halved.batch_size, halved.grad_accum_steps) == (MICRO.batch_size, 2)
     assert fit_microbatch(MICRO, replace(NEED, free_bytes=50_000_000)).microbatch_size(1) == 16
     assert fit_microbatch(MICRO, replace(NEED, free_bytes=11_000_000)) is MICRO
+    # Two processes, each with half of the images of a step and a memory of its own.
+    of_two = replace(NEED, num_images=64, free_bytes=50_000_000)
+    assert fit_microbatch(MICRO, of_two, processes=2).microbatch_size(2) == 16
+    assert fit_microbatch(MICRO, replace(of_two, free_bytes=100_000_000), processes=2) is MICRO
 
 
 def test_an_allocation_that_fails_says_which_batch_would_fit() -> None:
