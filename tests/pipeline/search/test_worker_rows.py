@@ -12,6 +12,8 @@ from hwnas.metrics import QualityMetric
 from hwnas.pipeline.search.accuracy import OpenSupernet, SupernetAccuracy, open_supernet
 from hwnas.pipeline.workers.evaluator import BatchEvaluator
 from hwnas.pipeline.workers.messages import EvaluationTask, NetworkBatch
+from hwnas.train.data.sources import DataSplits
+from hwnas.train.evaluation import make_evaluator
 from hwnas.train.executor import EvalPrecision, Measure
 from tests.pipeline.search.workbench import DATA, ELASTIC, FIRST, write_supernet
 
@@ -64,8 +66,9 @@ def test_a_row_depends_on_its_network_alone(space: str, precision: EvalPrecision
     assert other.opened == one.opened
     assert [row["loss"] for row in together] != [together[0]["loss"]] * 4
     assert [other.rows([arch], measure)[0] for arch in reversed(archs)] == together[::-1]
-    here = SupernetAccuracy(opened, space=opened.space, precision=precision, cache=None, device="cpu")
-    found = here.evaluators[precision].evaluate(archs)
+    assert isinstance(opened.data, DataSplits)
+    here = make_evaluator(opened.supernet, opened.data, checkpoint_id=opened.digest, precision=precision)
+    found = here.evaluate(archs)
     assert [(accuracy.top1, accuracy.loss) for accuracy in found] == [(row["top1"], row["loss"]) for row in together]
 
 
