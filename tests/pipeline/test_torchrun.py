@@ -31,9 +31,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def node(log: Path, *, port: int, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+def node(log: Path, *, port: int, out: Path, is_host: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """An agent with one process, in a process group of its own; it is killed at the end."""
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
+    rendezvous += ["--rdzv-conf", f"is_host={int(is_host)}"]
     command = [
         *TORCHRUN,
         "--nnodes",
@@ -77,7 +78,10 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_nodes_train_as_one_with_two_processes_does(tmp_path: Path, one_node: Path) -> None:
     out, port = tmp_path / "run", free_port()
-    with node(tmp_path / "log0", port=port, out=out) as first, node(tmp_path / "log1", port=port, out=out) as second:
+    with (
+        node(tmp_path / "log0", port=port, out=out, is_host=True) as first,
+        node(tmp_path / "log1", port=port, out=out) as second,
+    ):
         codes = [first.wait(), second.wait()]
     assert codes == [0, 0], (tmp_path / "log0").read_text() + (tmp_path / "log1").read_text()
     assert_same(load_file(out / "supernet.safetensors"), load_file(one_node))
@@ -85,13 +89,13 @@ def test_two_nodes_train_as_one_with_two_processes_does(tmp_path: Path, one_node
 
 def test_a_node_that_is_lost_and_comes_back_costs_no_weights(tmp_path: Path, one_node: Path) -> None:
     out, port, log = tmp_path / "run", free_port(), tmp_path / "log0"
-    with node(log, port=port, out=out) as first:
+    with node(log, port=port, out=out, is_host=True) as first:
         with node(tmp_path / "log1", port=port, out=out) as second:
             while not list(out.glob("checkpoints/*")):
                 assert first.poll() is None, log.read_text()
                 assert second.poll() is None, log.read_text()
                 time.sleep(0.1)
-        # The node is gone.
+        # The node is gone; the one with the rendezvous has to stay.
         with node(tmp_path / "log2", port=port, out=out) as again:
             codes = [first.wait(), again.wait()]
     assert codes == [0, 0], log.read_text() + (tmp_path / "log2").read_text()
