@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -103,34 +104,34 @@ def test_submitit_is_named_where_it_is_missing(tmp_path: Path) -> None:
     assert caught.value.hint == "pip install 'hwnas[slurm]'"
 
 
-def training(*words: str) -> None:
-    command = [sys.executable, "-m", "hwnas", "train", *SMALL, *words]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SUBMITIT, reason="submitit is not installed")
-def test_a_job_that_is_preempted_ends_with_the_weights_of_one_that_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = ["--epochs", "8"]
-    run = tmp_path / "run"
-    options = SlurmOptions(cluster="local", processes=2, hours=0.5)
-    job = submit_training(options, [*SMALL, *words, "--out", str(run)], run=run)
-    watched = importlib.import_module("submitit.local.local").LocalJob(folder=job.logs, job_id=job.job_id, tasks=[0, 1])
+def test_a_job_that_is_preempted_ends_with_the_weights_of_one_that_is_not(tmp_path: Path) -> None:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    train = ["hwnas", "train", *SMALL, "--epochs", "40", "--out"]
+    once, run = tmp_path / "once", tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    subprocess.run([*torchrun, *train, str(once)], cwd=ROOT, env=environ, check=True, capture_output=True)
+    command = [sys.executable, "-m", *train, str(run), "--slurm", "cluster=local,processes=2,hours=0.5", "--json"]
+    answer = tmp_path / "answer"
+    with answer.open("wb") as file:  # a pipe would stay open as long as the job
+        subprocess.run(command, cwd=ROOT, env=environ, check=True, stdout=file, stderr=file)
+    job = json.loads(answer.read_text())
+    logs = Path(job["logs"])
+
+    def ended() -> bool:
+        return len(list(logs.glob("*_result.pkl"))) == 2
+
+    def said(kind: str) -> str:
+        return "\n".join(path.read_text() for path in sorted(logs.glob(f"*.{kind}")))
+
     while not list(run.glob("checkpoints/*")):
-        assert not list(job.logs.glob("*_result.pkl")), "\n".join(path.read_text() for path in job.logs.glob("*.err"))
+        assert not ended(), said("err")
+        time.sleep(0.1)
+    found = subprocess.run(["pgrep", "-f", f"submitit.core._submit {logs}"], capture_output=True, text=True, check=True)
+    for pid in map(int, found.stdout.split()):  # the processes of the job, as Slurm does
+        os.kill(pid, signal.SIGUSR2)
+    while not ((run / "result.json").exists() and ended()):
         time.sleep(0.2)
-    watched._interrupt(timeout=False)
-    while len(list(job.logs.glob("*_0_0_result.pkl"))) < 1 and not (run / "result.json").exists():
-        time.sleep(0.5)
-    log = "\n".join(path.read_text() for path in sorted(job.logs.glob("*.out")))
-    assert "Caught signal" in log, log
-    once = tmp_path / "once"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hwnas"]
-    subprocess.run([*command, "train", *SMALL, *words, "--out", str(once)], cwd=ROOT, check=True, capture_output=True)
-    while not (run / "result.json").exists():
-        time.sleep(0.5)
+    assert "Requeued job" in said("out"), said("out") + said("err")
     assert_same(load_file(run / "supernet.safetensors"), load_file(once / "supernet.safetensors"))
