@@ -43,7 +43,9 @@ from hwnas.supernet.segments import prepared
 from hwnas.supernet.sharing import take
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.augment import AugmentConfig
+from hwnas.train.data.images import ImageDataset
 from hwnas.train.data.loader import Batch, TrainLoader
+from hwnas.train.data.picture_cache import cached_images
 from hwnas.train.data.sources import DataConfig, open_data
 from hwnas.train.distributed import World
 from hwnas.train.models import build_supernet
@@ -166,22 +168,33 @@ def slice_network(supernet: AnySupernet, arch: Any) -> list[Any]:
 
 
 def loading(num_images: int = 96) -> list[Line]:
-    """CPU milliseconds an image, read and augmented, and normalized and erased."""
+    """CPU milliseconds an image, read and augmented, from files and from `--cache`, and normalized and erased."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         write_images(Path(folder), num_images)
         data = open_data(DataConfig(name=folder), image_shape=(3, 224, 224))
-        loader = TrainLoader(data.train, augment=DEIT, image_shape=(3, 224, 224), batch_size=16, seed=0)
-        next(loader.epoch(9))  # which imports what is imported on first use
-        start = time.process_time()
-        batches = list(loader.epoch(0))
-        read = time.process_time()
-        count = sum(len(batch.images) for batch in batches)
-        finished = time.process_time()
+        cached = cached_images(data.train, Path(cache), image_size=224, identity=data.fingerprint)
+        read_ms, finish_ms = load_epoch(data.train, DEIT)
+        cached_ms, _ = load_epoch(cached, DEIT)
+        cropped_ms, _ = load_epoch(cached, AugmentConfig())
     return [
-        ("decode, crop, RandAugment", f"{1e3 * (read - start) / count:.2f}"),
-        ("normalize, erase", f"{1e3 * (finished - read) / count:.2f}"),
+        ("decode, crop, RandAugment", f"{read_ms:.2f}"),
+        ("from the cache: crop, RandAugment", f"{cached_ms:.2f}"),
+        ("from the cache: crop", f"{cropped_ms:.2f}"),
+        ("normalize, erase", f"{finish_ms:.2f}"),
     ]
+
+
+def load_epoch(dataset: ImageDataset, augment: AugmentConfig) -> tuple[float, float]:
+    """CPU milliseconds an image, read and augmented, and normalized and erased."""
+    loader = TrainLoader(dataset, augment=augment, image_shape=(3, 224, 224), batch_size=16, seed=0)
+    next(loader.epoch(9))  # which imports what is imported on first use
+    start = time.process_time()
+    batches = list(loader.epoch(0))
+    read = time.process_time()
+    count = sum(len(batch.images) for batch in batches)
+    finished = time.process_time()
+    return 1e3 * (read - start) / count, 1e3 * (finished - read) / count
 
 
 def write_images(folder: Path, count: int) -> None:
