@@ -1,9 +1,8 @@
 """Boxes in the ONNX graph of a detector: what follows the outputs of its anchors, with ONNX's `NonMaxSuppression`.
 
 A detector of one stage predicts classes and a place for each anchor, and torchvision then chooses boxes: those with a
-score above a threshold, without those that overlap a better one of their class. `with_boxes` appends that to a graph of
-one image. torchvision also keeps at most 1,000 candidates of a level of the pyramid, which matters for no image with
-fewer above the threshold.
+score above a threshold, at most 1,000 of each level of the pyramid, without those that overlap a better one of their
+class. `with_boxes` appends that to a graph of one image.
 """
 
 import math
@@ -44,6 +43,8 @@ class BoxRules:
         score_threshold: Boxes with a lower score are left out.
         overlap_threshold: Boxes that overlap a better one of their class by more are left out.
         max_boxes: Most boxes of an image.
+        levels: Anchors of each level of the pyramid.
+        max_candidates: Scores of a level that boxes are chosen from, the best ones.
     """
 
     kind: Literal["retinanet", "fcos"]
@@ -53,6 +54,8 @@ class BoxRules:
     score_threshold: float
     overlap_threshold: float
     max_boxes: int
+    levels: tuple[int, ...]
+    max_candidates: int = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ def with_boxes(model: "onnx.ModelProto", rules: BoxRules) -> "onnx.ModelProto":
     scores = nodes.add("Sigmoid", parts[0])
     if rules.kind == "fcos":
         scores = nodes.add("Sqrt", nodes.add("Mul", scores, nodes.add("Sigmoid", parts[2])))
-    _choose(nodes, boxes, scores, rules)
+    _choose(nodes, boxes, _best_of_levels(nodes, scores, rules), rules)
     found = onnx.ModelProto()
     found.CopyFrom(model)
     found.graph.node.extend(nodes.nodes)
@@ -190,6 +193,23 @@ def _decoded(nodes: _Nodes, places: str, rules: BoxRules) -> str:
     growth = nodes.add("Exp", nodes.add("Min", growths, nodes.value(_LARGEST_GROWTH)))
     half = nodes.add("Mul", growth, nodes.value(sides[None] / 2))
     return nodes.add("Concat", nodes.add("Sub", centre, half), nodes.add("Add", centre, half), axis=-1)
+
+
+def _best_of_levels(nodes: _Nodes, scores: str, rules: BoxRules) -> str:
+    """Return the scores with those of a level that are not among its best ones set to 0, (1, N, classes)."""
+    if all(count * rules.num_classes <= rules.max_candidates for count in rules.levels):
+        return scores
+    parts = nodes.split(scores, list(rules.levels), axis=1)
+    for level, count in enumerate(rules.levels):
+        if count * rules.num_classes > rules.max_candidates:
+            flat = nodes.add("Reshape", parts[level], nodes.value([-1], np.int64))
+            values = f"boxes/values_{len(nodes.nodes)}"
+            most = nodes.value([rules.max_candidates], np.int64)
+            nodes.add("TopK", flat, most, outputs=[values, f"{values}/at"], axis=0)
+            least = nodes.add("Gather", values, nodes.value(rules.max_candidates - 1, np.int64))
+            is_best = nodes.add("GreaterOrEqual", parts[level], least)
+            parts[level] = nodes.add("Where", is_best, parts[level], nodes.value(0.0))
+    return nodes.add("Concat", *parts, axis=1)
 
 
 def _choose(nodes: _Nodes, boxes: str, scores: str, rules: BoxRules) -> None:

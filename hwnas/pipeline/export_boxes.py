@@ -59,6 +59,8 @@ def box_rules(outputs: DetectionOutputs) -> BoxRules:
         score_threshold=detector.score_thresh,
         overlap_threshold=detector.nms_thresh,
         max_boxes=detector.detections_per_img,
+        levels=tuple(outputs.per_level),
+        max_candidates=detector.topk_candidates,
     )
 
 

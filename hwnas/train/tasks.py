@@ -81,20 +81,21 @@ class DetectionOutputs(TaskOutputs):
         self.detector = detector(head, num_classes=num_classes)
         """torchvision's detector, with its thresholds, and without weights."""
         self.anchors = anchors_of(head, image_size=image_size)
-        self._per_level = [head.anchors * grid**2 for grid in head.grids(image_size)]
+        self.per_level = [head.anchors * grid**2 for grid in head.grids(image_size)]
+        """Anchors of each level."""
 
     def loss(self, outputs: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Sum the losses of classes and boxes, and FCOS's of centers."""
         anchors = [self.anchors.to(outputs.device)] * len(outputs)
-        levels = (self._per_level,) if self.head.kind == "fcos" else ()
+        levels = (self.per_level,) if self.head.kind == "fcos" else ()
         losses: dict[str, Tensor] = self.detector.compute_loss(targets, self._named(outputs), anchors, *levels)
         return torch.stack(list(losses.values())).sum()
 
     @torch.no_grad()
     def predict(self, outputs: Tensor) -> list[dict[str, Tensor]]:
         """Return `boxes`, `scores` and `labels` of each image, by descending scores."""
-        split = {name: list(torch.split(part, self._per_level, dim=1)) for name, part in self._named(outputs).items()}
-        anchors = [list(torch.split(self.anchors.to(outputs.device), self._per_level))] * len(outputs)
+        split = {name: list(torch.split(part, self.per_level, dim=1)) for name, part in self._named(outputs).items()}
+        anchors = [list(torch.split(self.anchors.to(outputs.device), self.per_level))] * len(outputs)
         sizes = [(self.image_size, self.image_size)] * len(outputs)
         found: list[dict[str, Tensor]] = self.detector.postprocess_detections(split, anchors, sizes)
         return found

@@ -121,8 +121,8 @@ DETECTION = {
         f"hwnas train --task detection --space vitas-twins-micro --out runs/detector {_DETECTOR}"
     ),
     "hwnas evaluate runs/detector": SAME,
-    "hwnas profile --space retinanet-vitas-twins-micro --device cpu": (
-        f"hwnas profile --space retinanet-vitas-twins-micro --device cpu {_SMALL}"
+    "hwnas profile --supernet runs/detector --device cpu": (
+        f"hwnas profile --supernet runs/detector --device cpu {_SMALL}"
     ),
     "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 60": (
         "hwnas search --supernet runs/detector --device cpu --objective throughput --budget 4 --no-verify --export-top 0"

@@ -42,7 +42,8 @@ def make_record(
     if supernet_accuracy is not None and context.spec.supernet is not None:
         space, num_images = context.space, context.spec.supernet.num_images
         smallest, largest = supernet_accuracy.evaluate(space.encode([space.smallest(), space.largest()]))
-        if METRICS.get(str(context.problem.expensive)).is_share:
+        # Of mAP and mIoU the errors are unknown.
+        if METRICS.get(str(context.problem.expensive)).is_share and space.config.task == "classification":
             health = SupernetHealth(smallest=smallest, largest=largest)
             warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
     front = context.space.candidates(outcome.candidates.genomes[outcome.rows])
