@@ -75,26 +75,26 @@ class _Pace:
     network: it tells the time of others only as long as there is no second one.
 
     Args:
-        efforts: Work of each task.
-        workers: Processes that measure at the same time.
+        total: Work of all tasks.
     """
 
-    def __init__(self, efforts: Sequence[float], *, workers: int) -> None:
-        self._total, self._workers = sum(efforts), workers
+    def __init__(self, total: float) -> None:
+        self._total = total
         self._processes: set[str] = set()
         self._seconds = self._effort = 0.0
 
-    def add(self, result: TaskResult, effort: float) -> None:
-        """Note the result of a task."""
-        if result.process_id in self._processes:
-            self._seconds += result.duration_s
+    def add(self, process_id: str, effort: float, *, seconds: float) -> None:
+        """Note a task that is done."""
+        if process_id in self._processes:
+            self._seconds += seconds
             self._effort += effort
-        self._processes.add(result.process_id)
+        if process_id:  # it did not come to a process if its graph could not be made
+            self._processes.add(process_id)
 
-    def left_s(self, left: float, *, elapsed_s: float) -> float | None:
-        """Return the time for the work that is left; None if it cannot be told."""
+    def left_s(self, left: float, *, elapsed_s: float, workers: int) -> float | None:
+        """Return the time that some processes need for the work that is left; None if it cannot be told."""
         if self._effort:
-            return self._seconds / self._effort * left / self._workers
+            return self._seconds / self._effort * left / max(1, workers)
         done = self._total - left
         return elapsed_s * left / done if done > 0 else None
 
@@ -162,26 +162,26 @@ class Campaign:
         self._schedule.replace(tasks)
         total = self._schedule.num_left  # without the tasks of batches that were given up in an earlier run
         efforts = {id(task): task_effort(task) for task in self._schedule.unfinished()}
-        pace = _Pace(list(efforts.values()), workers=len(self._crew.pairs))
+        pace = _Pace(sum(efforts.values()))
         started, failed, measured = clock(), 0, 0
         _log.info("%d of %d tasks are pending, the others are measured or failed", pending, len(tasks))
-        running: dict[Future[TaskResult], WorkerPair] = {}
+        running: dict[Future[TaskResult], tuple[WorkerPair, float]] = {}
         while True:
             if deadline_s is None or clock() < deadline_s:
-                running |= self._start_tasks()
+                running |= self._start_tasks(clock)
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                running_on = running.pop(future)
+                running_on, began = running.pop(future)
                 planned, result = self._finish(running_on, future)
                 if result is None:
                     continue
                 failure = result.failure
                 failed += failure is not None
                 measured += failure is None
-                pace.add(result, efforts.get(id(planned), 0.0))
+                now_s = clock()
+                pace.add(result.process_id, efforts.get(id(planned), 0.0), seconds=now_s - began)
                 left = sum(efforts.get(id(task), 0.0) for task in self._schedule.unfinished())
-                elapsed_s = clock() - started
                 progress = CampaignProgress(
                     done=total - self._schedule.num_left - self._schedule.num_running,
                     total=total,
@@ -189,9 +189,11 @@ class Campaign:
                     network=_display_name(planned.subject),
                     worker=running_on.name,
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
-                    elapsed_s=elapsed_s,
+                    elapsed_s=now_s - started,
                     left_s=(
-                        pace.left_s(left, elapsed_s=elapsed_s) if deadline_s is None else max(0.0, deadline_s - clock())
+                        pace.left_s(left, elapsed_s=now_s - started, workers=self._schedule.num_pairs)
+                        if deadline_s is None
+                        else max(0.0, deadline_s - now_s)
                     ),
                 )
                 listener(progress)
@@ -204,13 +206,14 @@ class Campaign:
             given_up=dict(self._given_up),
         )
 
-    def _start_tasks(self) -> "dict[Future[TaskResult], WorkerPair]":
-        """Give each free pair its next task."""
+    def _start_tasks(self, clock: Callable[[], float]) -> "dict[Future[TaskResult], tuple[WorkerPair, float]]":
+        """Give each free pair its next task; return the pairs, and when they began."""
         started = {}
         for pair in self._crew.pairs:
             planned = self._schedule.next(pair)
             if planned is not None:
-                started[self._crew.submit(pair, self._work(pair, planned))] = pair
+                began = clock()
+                started[self._crew.submit(pair, self._work(pair, planned))] = pair, began
         return started
 
     def _work(self, pair: WorkerPair, planned: PlannedTask) -> Callable[[], TaskResult]:

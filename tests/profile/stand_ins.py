@@ -4,7 +4,7 @@ import itertools
 import math
 import secrets
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from hwnas.errors import HwnasError
@@ -43,6 +43,7 @@ class FakeWorker:
     tasks: list[MeasurementTask] = field(default_factory=list)
     interrupted: bool = False
     closed: bool = False
+    on_task: Callable[[], None] = lambda: None
 
     def facts(self, setting: Setting) -> WorkerFacts:
         return WorkerFacts(process_id=self.process_id, runtime=self.runtime, notes=self.notes)
@@ -56,6 +57,7 @@ class FakeWorker:
         if self.meeting is not None:
             self.meeting.wait()
             self.meeting = None
+        self.on_task()
         self.tasks.append(task)
         started = f"2026-01-02T03:04:{len(self.tasks) % 60:02d}.000+00:00"
         outcome = {"process_id": self.process_id, "started_utc": started, "duration_s": 0.5}
