@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -77,15 +77,20 @@ def measure_fleet(
         jobs = _jobs(fleet, hosts, options, board)
 
         def run(job: _Job) -> MeasureResult:
-            first, *others = (hosts[address] for address in job.addresses)
+            connections = {address: hosts[address].connections[address] for address in job.addresses}
+            there = [address for address in job.addresses if connections[address].is_open] or job.addresses
+            before = {address: connections[address].problem for address in there}
+            first, *others = (hosts[address] for address in there)
             environment = first.environment(among=others, keeps_apart=True)
             own = replace(options, device=job.device, runtime=job.runtime)
             watching = board.watch(job, {host.name: host.address for item in (first, *others) for host in item.hosts})
-            return measure(own, retry=retry, reporter=watching, campaign_environment=environment)
+            measured = measure(own, retry=retry, reporter=watching, campaign_environment=environment)
+            problems = {address: connection.problem for address, connection in connections.items()}
+            # A problem of an earlier campaign is one of this campaign if the host is gone since then.
+            board.end_job(job, {key: item for key, item in problems.items() if item is not before.get(key)})
+            return measured
 
         campaigns = _run_jobs(jobs, run, board, stop=partial(_interrupt, hosts))
-        for address, item in hosts.items():
-            board.note_problem(address, item.connections[address].problem)
     return FleetResult(rows=board.rows(), campaigns=tuple(campaigns))
 
 
@@ -154,7 +159,6 @@ def _run_jobs(
                 job = running.pop(future)
                 try:
                     done.append(future.result())
-                    board.end_job(job)
                 except HwnasError as error:
                     for address in job.addresses:
                         board.fail(address, job.device, job.runtime, error)
@@ -201,16 +205,16 @@ class _Board:
         for address in job.addresses:
             self.set(address, job.device, job.runtime, state=state)
 
-    def end_job(self, job: _Job) -> None:
-        """Set the state of the hosts of a campaign that ended."""
-        for address in job.addresses:
-            self.set(address, job.device, job.runtime, state="done")
+    def end_job(self, job: _Job, problems: Mapping[str, HwnasError | None]) -> None:
+        """Set the state of the hosts of a campaign that ended.
 
-    def note_problem(self, host: str, problem: HwnasError | None) -> None:
-        """Set the reason why a host was given up in a campaign that others completed."""
-        for (address, device, runtime), row in self._rows.items():
-            if problem is not None and address == host and row.state == "done":
-                self.set(host, device, runtime, state=_reason(problem))
+        Args:
+            job: The campaign.
+            problems: Why hosts were given up in it, while others completed it.
+        """
+        for address in job.addresses:
+            problem = problems.get(address)
+            self.set(address, job.device, job.runtime, state="done" if problem is None else _reason(problem))
 
     def fail(self, host: str, device: str, runtime: str, error: HwnasError) -> None:
         """Set the reason why a host ended."""

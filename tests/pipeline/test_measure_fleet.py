@@ -83,6 +83,31 @@ def test_a_fleet_goes_on_without_hosts_that_are_gone_and_is_resumed(tmp_path: Pa
     assert [(item.num_measured, item.num_skipped) for item in again.campaigns] == [(0, sum(ALL))]
 
 
+def dies(log: Path, runtime: str) -> tuple[str, ...]:
+    """The command of an agent that ends for good when it measures with a runtime."""
+    gone = str(log.with_suffix(".gone"))
+    program, option, text = simulated(
+        log, then=f"task.setting.runtime == {runtime!r} and (Path({gone!r}).touch(), os._exit(9))"
+    )
+    return program, option, f"import os, sys\nos.path.exists({gone!r}) and sys.exit('no route')\n{text}"
+
+
+def test_a_host_that_is_gone_has_completed_what_it_measured_before(tmp_path: Path) -> None:
+    first, second = runtimes = ("onnxruntime", "openvino")
+    commands = {"one": dies(tmp_path / "one", second), "two": dies(tmp_path / "two", first)}
+    commands["three"] = simulated(tmp_path / "three")
+    hosts = Fleet(hosts=tuple(FleetHost(address=name, runtimes=runtimes) for name in commands))
+    campaign = options(tmp_path / "out", samples=4, repeats=0)
+    result = measure_fleet(hosts, campaign, connect=over_pipes(commands))
+    states = {(row.host, row.runtime): row.state.partition(":")[0] for row in result.rows}
+    assert states == {
+        ("one", first): "done",
+        ("one", second): "one is gone",
+        **dict.fromkeys((("two", first), ("two", second)), "two is gone"),
+        **dict.fromkeys((("three", first), ("three", second)), "done"),
+    }
+
+
 def test_an_interrupt_ends_the_attempts_to_connect(tmp_path: Path) -> None:
     noticed: list[bool] = []
 

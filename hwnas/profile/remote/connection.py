@@ -307,6 +307,11 @@ class HostConnection:
             raise InputError(f"{host} must be reachable by ssh", got=str(error), hint=hint) from error
         self.welcome = self._process.welcome
 
+    @property
+    def is_open(self) -> bool:
+        """True until the host is given up or the connection is ended."""
+        return self._process is not None and not self._ended.is_set()
+
     def request(
         self,
         values: Mapping[str, Any],
@@ -380,7 +385,7 @@ class HostConnection:
         )
 
     def _connected(self) -> HostProcess:
-        if self._process is None or self._ended.is_set():
+        if self._process is None or not self.is_open:
             raise InputError(f"the connection to {self.host} must be open")
         return self._process
 
