@@ -73,7 +73,7 @@ class CachedImages:
             offset, height, width = data[begin : begin + _ENTRY.itemsize].view(_ENTRY)[0].tolist()
             pixels = data[offset : offset + 3 * height * width].reshape(height, width, 3)
         except (IndexError, ValueError) as error:
-            raise InputError(f"{self.path} is damaged", got=error, hint="remove it; it is written again") from error
+            raise self._damaged(error) from error
         return Image.fromarray(pixels) if height else self.dataset.read(index)
 
     def _map(self) -> NDArray[np.uint8]:
@@ -81,8 +81,14 @@ class CachedImages:
         pid = os.getpid()
         if pid not in self._maps:
             with file_errors(self.path):
-                self._maps[pid] = np.memmap(self.path, dtype=np.uint8, mode="r")
+                try:
+                    self._maps[pid] = np.memmap(self.path, dtype=np.uint8, mode="r")
+                except ValueError as error:  # an empty file cannot be mapped
+                    raise self._damaged(error) from error
         return self._maps[pid]
+
+    def _damaged(self, error: Exception) -> InputError:
+        return InputError(f"{self.path} is damaged", got=error, hint="remove it; it is written again")
 
     def __reduce__(self) -> Any:
         return CachedImages, (self.dataset, self.path)
@@ -117,6 +123,7 @@ def cached_images(
     if not path.exists():
         with _only_writer(path):
             if not path.exists():
+                _remove_parts(path)
                 on_message(f"{len(dataset):,} images are decoded and resized into {path}")
                 _write(dataset, path, side=side)
     _log.info("training images come from %s", path)
@@ -129,6 +136,13 @@ def _digest(dataset: ImageDataset, side: int, identity: str) -> str:
         with suppress(BadImageError):
             digest.update(dataset.read(index).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove what writers left behind that were killed; the lock must be held."""
+    for part in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _write(dataset: ImageDataset, path: Path, *, side: int) -> None:

@@ -98,9 +98,20 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert cached(tmp_path).read(1).size == (20, 30)
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    path = cached(tmp_path).path
+    path.rename(tmp_path / f".{path.name}.123456.tmp")
+    (tmp_path / ".other.pictures.7.tmp").touch()
+    cached(tmp_path)
+    assert [item.name for item in tmp_path.glob(".*.tmp")] == [".other.pictures.7.tmp"]
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = cached(tmp_path).path
     path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="is damaged"):
+        cached(tmp_path).read(4)
+    path.write_bytes(b"")
     with pytest.raises(InputError, match="is damaged"):
         cached(tmp_path).read(4)
 
