@@ -174,6 +174,8 @@ def train(
         print_json(estimate) if as_json else _print_estimate(estimate)
         return
     with console_reporter() as reporter:
+        if slurm is not None:
+            reporter.message("note: slurm in hwnas.toml submits no job; --slurm on the command line does")
         trained = train_model(
             options, out=out, resume=resume, workers=workers, trainer_config=config, reporter=reporter
         )

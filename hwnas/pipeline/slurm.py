@@ -24,6 +24,9 @@ _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 _SAVING_S = 180
 """Time before the end of a job in which the training saves its state."""
 
+_SLURM_ALONE = ("cpus", "memory_gb", "partition", "account", "qos", "constraint")
+"""Keys that processes of this machine do not have."""
+
 _MAX_REQUEUES = 1000
 _POLL_S = 0.2
 
@@ -148,14 +151,19 @@ class TrainingJob:
 
     def checkpoint(self) -> Any:
         """Let the training save its state, in all processes, and return the job that goes on with it."""
-        os.kill(self.pid, signal.SIGTERM)
-        while not self._has_ended():
-            time.sleep(_POLL_S)
-        again = TrainingJob(arguments=self.arguments, folder=self.folder, resumes=True)
+        # submitit calls this in the thread that starts the training, which must not wait for it to start.
+        if self.pid and not self._has_ended():
+            os.kill(self.pid, signal.SIGTERM)
+            while not self._has_ended():
+                time.sleep(_POLL_S)
+        again = TrainingJob(arguments=self.arguments, folder=self.folder, resumes=self.resumes or bool(self.pid))
         return import_module("submitit").helpers.DelayedSubmission(again)
 
     def _has_ended(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # its exit code was read already
+            return True
 
 
 def submit_training(options: SlurmOptions, arguments: Sequence[str], *, run: Path) -> SubmittedJob:
@@ -168,10 +176,14 @@ def submit_training(options: SlurmOptions, arguments: Sequence[str], *, run: Pat
 
     Raises:
         MissingError: submitit is not installed, or Slurm is not there.
-        InputError: The job has several nodes where there is no Slurm.
+        InputError: The job has several nodes, or values for Slurm, where there is no Slurm.
     """
     if options.cluster == "local" and options.nodes > 1:
         raise InputError("a job without Slurm must have one node", got=options.nodes, hint="cluster=slurm")
+    unread = [key for key in _SLURM_ALONE if getattr(options, key) is not None]
+    if options.cluster == "local" and unread:
+        message = "a job without Slurm takes processes, gpus and hours only"
+        raise InputError(message, got=", ".join(unread), hint="leave them out, or cluster=slurm")
     try:
         submitit = import_module("submitit")
     except ImportError as error:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -95,6 +96,25 @@ def test_a_job_gets_the_command_line_of_the_training(
 def test_several_nodes_need_slurm(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must have one node"):
         submit_training(SlurmOptions(cluster="local", nodes=2), [], run=tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["cpus=2", "memory_gb=4", "partition=gpu", "account=a", "qos=long", "constraint=a100"])
+def test_without_slurm_its_keys_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a job without Slurm") as caught:
+        submit_training(SlurmOptions.parse(f"cluster=local,{text}"), [], run=tmp_path / "run")
+    assert caught.value.got == text.partition("=")[0]
+
+
+def test_a_job_is_stopped_before_its_training_began_and_after_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = SimpleNamespace(helpers=SimpleNamespace(DelayedSubmission=lambda job: job))
+    monkeypatch.setattr(slurm, "import_module", lambda name: submitit)
+    monkeypatch.setattr(os, "kill", lambda pid, number: pytest.fail(f"{pid} got a signal"))
+    job = slurm.TrainingJob(arguments=("--out", "run"), folder=".")
+    assert not job.checkpoint().resumes  # there is nothing to resume
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    job.pid = ended.pid
+    assert job.checkpoint().resumes
 
 
 @pytest.mark.skipif(HAS_SUBMITIT, reason="submitit is installed")
