@@ -395,8 +395,15 @@ def _notes(config: TrainConfig, data: TrainData, initial: InitialModel, world: W
     """Return what a user should know before the first step."""
     warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
     unlabelled = "the images have no classes: networks learn the outputs of the model alone"
-    first = (*data.notes, *([] if config.labelled else [unlabelled]), *_size_note(config))
+    first = (*data.notes, *([] if config.labelled else [unlabelled]), *_size_note(config), *_cache_note(config, data))
     return (*first, *initial.notes, *([] if warning is None else [warning]))
+
+
+def _cache_note(config: TrainConfig, data: TrainData) -> Iterator[str]:
+    if config.data.cache is not None and isinstance(data, AnnotatedData):
+        yield "--cache is not used: it is for images with one class each"
+    elif config.data.cache is not None and isinstance(data.train, ArrayDataset):
+        yield "--cache is not used: the images are in memory"
 
 
 def _size_note(config: TrainConfig) -> Iterator[str]:

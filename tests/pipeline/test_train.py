@@ -18,7 +18,7 @@ from hwnas.errors import InputError, Interrupted, UsageError
 from hwnas.files import WriterLock
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
-from hwnas.pipeline.train import _supernet_warnings, estimate_training, train_model
+from hwnas.pipeline.train import _cache_note, _new_config, _supernet_warnings, estimate_training, train_model
 from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
@@ -246,6 +246,19 @@ def test_a_reference_model_is_trained_and_evaluated(tmp_path: Path) -> None:
     assert row.name == "timm:test_vit"
     assert row.top1 is not None
     assert 0 <= row.top1 <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "in memory"),
+        ({"task": "detection", "space": "vitas-twins-micro", "data": "digits-scene"}, "one class each"),
+    ],
+)
+def test_a_cache_that_is_not_used_is_named(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    (note,) = _cache_note(*_new_config(replace(SMALL, cache=tmp_path, **changes)))
+    assert reason in note
+    assert not list(_cache_note(*_new_config(replace(SMALL, **changes))))
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
