@@ -24,6 +24,7 @@ from hwnas.train.recipe import (
     ScheduleConfig,
     StrategyConfig,
     TeacherConfig,
+    names_strategy,
     with_file,
     with_overrides,
 )
@@ -331,7 +332,7 @@ def resolve_recipe(
         recipe = with_epochs(recipe, epochs)
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
-    recipe = with_overrides(recipe, overrides or {})
+    recipe = with_overrides(recipe, overrides or {}, strategy_named=file is not None and names_strategy(file))
     if not labelled:
         _require_no_labels(recipe)
     return single_network_recipe(recipe, patches=recipe.regularization.patch_loss) if one_network else recipe

@@ -297,12 +297,13 @@ class Recipe:
         return size
 
 
-def with_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+def with_overrides(recipe: Recipe, overrides: Mapping[str, str], *, strategy_named: bool = False) -> Recipe:
     """Change values of a recipe by dotted keys.
 
     Args:
         recipe: Recipe to change.
         overrides: Values as in TOML, or plain text: `{"optimizer.lr": "1e-3"}`.
+        strategy_named: The user has named the strategy of `recipe`, which then does not follow a change of the sharing.
 
     Raises:
         InputError: A key is unknown or names a table, or a value is not allowed.
@@ -316,7 +317,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
         if not isinstance(table, dict) or isinstance(table.get(last), dict):
             raise InputError("a setting of a recipe must be changed by its full name", got=key)
         table[last] = _parse_toml_value(text)
-    _adapt_strategy(tables, given={key.removeprefix("strategy.") for key in overrides if key.startswith("strategy.")})
+    given = {key.removeprefix("strategy.") for key in overrides if key.startswith("strategy.")}
+    _adapt_strategy(tables, given=given, follows="sharing" in overrides and not strategy_named)
     return from_mapping(Recipe, tables)
 
 
@@ -331,7 +333,8 @@ def with_file(recipe: Recipe, path: Path) -> Recipe:
         changes = tomllib.loads(text)
         tables = _merged(to_mapping(recipe), changes)
         strategy = changes.get("strategy")
-        _adapt_strategy(tables, given=strategy if isinstance(strategy, Mapping) else ())
+        given = strategy if isinstance(strategy, Mapping) else ()
+        _adapt_strategy(tables, given=given, follows="sharing" in changes)
         return from_mapping(Recipe, tables)
     except RecursionError as error:
         raise InputError(f"{printable(path)} is nested too deeply to be a recipe") from error
@@ -340,6 +343,11 @@ def with_file(recipe: Recipe, path: Path) -> Recipe:
     except InputError as error:
         message = f"{printable(path)}: {error.message}"
         raise InputError(message, got=error.got, known=error.known, hint=error.hint) from error
+
+
+def names_strategy(path: Path) -> bool:
+    """Return True if a file that `with_file` accepts names a strategy."""
+    return "name" in tomllib.loads(read_text(path)).get("strategy", {})
 
 
 def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -358,18 +366,18 @@ def diff_tables(first: Mapping[str, Any], second: Mapping[str, Any], *, prefix: 
     return differences
 
 
-def _adapt_strategy(tables: Mapping[str, Any], *, given: Collection[str]) -> None:
+def _adapt_strategy(tables: Mapping[str, Any], *, given: Collection[str], follows: bool) -> None:
     """Adapt what a strategy inherits to what a change gives.
 
     Of `several`, the rule for the number of networks is cleared where the change gives the other rule alone. A strategy
     that counts networks itself takes its own number where the one before did not count them. One that stands for a
-    sharing follows a change of the sharing.
+    sharing follows a change of the sharing if it may (`follows`) and the change does not name a strategy.
     """
     strategy, rules = tables["strategy"], ("num_networks", "images_per_network")
     if not isinstance(strategy, dict):
         return
     sharing = tables.get("sharing", "default")
-    if strategy.get("name") in _SHARED and sharing != "default" and "name" not in given:
+    if strategy.get("name") in _SHARED and sharing != "default" and follows and "name" not in given:
         strategy["name"] = sharing if sharing in _SHARED else "single"
     if strategy.get("name") in _COUNTING and strategy.get("num_networks") == 0 and "num_networks" not in given:
         strategy["num_networks"] = StrategyConfig.num_networks

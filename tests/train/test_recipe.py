@@ -201,6 +201,18 @@ def test_the_strategy_of_vitas_follows_its_sharing(tmp_path: Path, sharing: str,
     assert given.strategy.name == "cyclic"  # what a user names is not changed, and refused with the supernet
 
 
+@pytest.mark.parametrize("overrides", [{"sharing": "prefix"}, {"sharing": "prefix", "epochs": "50"}, {}])
+def test_a_strategy_that_a_file_names_does_not_follow_the_sharing(tmp_path: Path, overrides: dict[str, str]) -> None:
+    file, space = tmp_path / "mine.toml", SPACES.get("vitas-micro")
+    sharing = "" if overrides else 'sharing = "prefix"\n'
+    file.write_text(f'{sharing}[strategy]\nname = "bilateral"\n')
+    recipe = resolve_recipe(space=space, one_network=False, file=file, overrides=overrides)
+    assert (recipe.sharing, recipe.strategy.name) == ("prefix", "bilateral")
+    file.write_text("[strategy]\nnum_networks = 3\n")
+    recipe = resolve_recipe(space=space, one_network=False, name="vitas", file=file, overrides={"sharing": "prefix"})
+    assert recipe.strategy.name == "single"
+
+
 def test_token_mixup_needs_both_kinds() -> None:
     with pytest.raises(InputError, match="needs both mixup and cutmix"):
         with_overrides(RESNAS, {"mix.cutmix": "0"})
