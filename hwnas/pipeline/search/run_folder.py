@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.files import WriterLock, cannot, file_errors, printable, remove_temporaries
-from hwnas.pipeline.search.context import SearchContext
+from hwnas.pipeline.search.context import PREDICTORS, SearchContext
 from hwnas.pipeline.search.verify import PROFILES
 from hwnas.runs import LOCK, MANIFEST, Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
@@ -99,16 +99,29 @@ def _fill(folder: Path, context: SearchContext, beside: tuple[str, ...]) -> Writ
     lock, aside = WriterLock(folder / LOCK, activity="search"), folder / _ASIDE
     try:
         require_new(folder, locked=True, beside=beside)
+        _take_back(folder)
         shutil.rmtree(aside, ignore_errors=True)
         _write(aside, context)
         for item in sorted(aside.iterdir(), key=lambda item: item.name == MANIFEST):
             item.rename(folder / item.name)
     except BaseException:
+        _take_back(folder)
         lock.close()
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return lock
+
+
+def _is_half_filled(folder: Path) -> bool:
+    """Return True if a folder has the predictors of a run whose manifest is still aside, as after a kill."""
+    aside = folder / _ASIDE
+    return (aside / MANIFEST).is_file() and not (aside / PREDICTORS).exists() and (folder / PREDICTORS).is_dir()
+
+
+def _take_back(folder: Path) -> None:
+    if _is_half_filled(folder):
+        (folder / PREDICTORS).rename(folder / _ASIDE / PREDICTORS)
 
 
 def _write(folder: Path, context: SearchContext) -> None:
@@ -131,6 +144,8 @@ def require_new(folder: Path, *, locked: bool = False, beside: tuple[str, ...] =
     names = {item.name for item in folder.iterdir()} if folder.exists() else set()
     if not locked and LOCK in names:
         WriterLock(folder / LOCK, activity="search").close()  # an error that names the other search
+    if _is_half_filled(folder):
+        names.remove(PREDICTORS)
     if names - {LOCK, _ASIDE, *beside}:
         hint = f"hwnas search --resume {printable(folder)}, or another --out"
         message = f"{printable(folder)} must be a new or an empty folder"

@@ -116,6 +116,39 @@ def test_an_empty_folder_is_filled_in_place(
     assert folder.stat().st_ino == before
 
 
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_run_of_which_the_predictors_alone_were_moved_is_made_anew(
+    tmp_path: Path, context: SearchContext, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    folder, rename = tmp_path / "run", Path.rename
+    (folder / "levels").mkdir(parents=True)
+
+    def stop(path: Path, target: Path) -> Path:
+        if path.name == "manifest.json":
+            raise OSError("stopped")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stop)
+        if how == "killed":
+            patched.setattr(run_folder.shutil, "rmtree", lambda *args, **kwargs: None)
+            patched.setattr(run_folder, "_take_back", lambda folder: None)
+        with pytest.raises(InputError, match="cannot be written"):
+            create_run(folder, context, beside=("levels",))
+    assert (folder / "predictors").exists() == (how == "killed")
+    with create_run(folder, context, beside=("levels",)):
+        assert read_spec(Run.open(folder)) == context.spec
+        assert {item.name for item in folder.iterdir()} == {LOCK, "manifest.json", "predictors", "levels"}
+
+
+def test_predictors_of_the_user_are_not_those_of_a_run(tmp_path: Path, context: SearchContext) -> None:
+    (tmp_path / "predictors").mkdir()
+    (tmp_path / ".run.new").mkdir()
+    with pytest.raises(InputError, match="must be a new or an empty folder"):
+        create_run(tmp_path, context)
+    assert (tmp_path / "predictors").is_dir()
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/new", "file"])
 def test_a_folder_that_cannot_be_made_is_an_error(
     tmp_path: Path, context: SearchContext, monkeypatch: pytest.MonkeyPatch, name: str
