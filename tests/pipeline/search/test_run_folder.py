@@ -1,6 +1,7 @@
 """Run folders of searches: two at once, leftovers of killed ones, places that cannot be written."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_a_run_of_which_the_predictors_alone_were_moved_is_made_anew(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", stop)
         if how == "killed":
-            patched.setattr(run_folder.shutil, "rmtree", lambda *args, **kwargs: None)
+            patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
             patched.setattr(run_folder, "_take_back", lambda folder: None)
         with pytest.raises(InputError, match="cannot be written"):
             create_run(folder, context, beside=("levels",))
