@@ -23,6 +23,7 @@ from hwnas.predict.lookup import (
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.saving import save_predictor
 from hwnas.space import SPACES
+from hwnas.space.glit import with_both_levels
 
 INTERPOLATED_FOLDER = "interpolated"
 """Subfolder of a folder of predictors for those of batches that were not measured."""
@@ -45,6 +46,11 @@ class ChosenPredictor:
     origin: Origin
     note: str
     """One sentence about the predictor and what was filled in."""
+
+
+def predicted_as(space: str | None) -> tuple[str, ...]:
+    """Return the spaces whose predictors fit the networks of a space, best first; none for networks of any kind."""
+    return () if space is None else tuple(dict.fromkeys((space, with_both_levels(space))))
 
 
 @checked_arguments
@@ -89,9 +95,10 @@ def choose_predictor(
 ) -> ChosenPredictor:
     """Choose the predictor of a metric on its device, for networks of a space or, without one, for any.
 
-    A predictor of the space is preferred to one for all networks; then the best runtime, the narrowest precision, the
-    smallest batch (of throughput the largest) and the fewest threads. A predictor with a damaged card is passed over
-    with a warning, unless the name of its folder shows that it may be the one to choose.
+    A predictor of the space is preferred to one of the space that it is a level of, and that to one for all networks;
+    then the best runtime, the narrowest precision, the smallest batch (of throughput the largest) and the fewest
+    threads. A predictor with a damaged card is passed over with a warning, unless the name of its folder shows that it
+    may be the one to choose.
 
     Args:
         metric: The metric; unspecified parts of its deployment are filled in.
@@ -107,12 +114,15 @@ def choose_predictor(
     device = resolve(metric.deployment.device or "auto", machine=machine)
     paths = data_search_path(PREDICTORS, predictors)
     found, unreadable = find_predictors(paths, device=device, metric=metric.name)
+    spaces = predicted_as(space)
     wanted = metric.with_device(device)
-    fitting = [entry for entry in found if entry.space in (None, space) and wanted.matches(entry.card.metric)]
-    best = min(fitting, key=lambda entry: _rank(entry, metric), default=None)
+    fitting = [entry for entry in found if entry.space in (None, *spaces) and wanted.matches(entry.card.metric)]
+    best = min(fitting, key=lambda entry: _rank(entry, metric, spaces), default=None)
     for predictor in unreadable:
         # It is never silently passed over for a predictor that it comes before.
-        if _could_fit(predictor, wanted, space) and (best is None or _rank(predictor, metric) <= _rank(best, metric)):
+        if _could_fit(predictor, wanted, space) and (
+            best is None or _rank(predictor, metric, spaces) <= _rank(best, metric, spaces)
+        ):
             raise predictor.error
         _log.warning("%s is passed over: %s", printable(predictor.path), predictor.error.message)
     if best is None:
@@ -156,9 +166,10 @@ def choose_interpolated(
         return None
     found, _ = find_predictors(data_search_path(PREDICTORS, predictors), device=device, metric=metric.name)
     wanted = replace(metric, deployment=replace(metric.deployment, device=device, batch=None))
-    fitting = [entry for entry in found if entry.space in (None, space) and wanted.matches(entry.card.metric)]
+    spaces = predicted_as(space)
+    fitting = [entry for entry in found if entry.space in (None, *spaces) and wanted.matches(entry.card.metric)]
     by_setting: dict[tuple[str | None, Deployment], list[PredictorEntry]] = {}
-    for entry in sorted(fitting, key=lambda entry: _rank(entry, wanted)):
+    for entry in sorted(fitting, key=lambda entry: _rank(entry, wanted, spaces)):
         if entry.deployment.fixed_batch is not None:
             by_setting.setdefault((entry.space, replace(entry.deployment, batch=None)), []).append(entry)
     for entries in by_setting.values():
@@ -191,15 +202,17 @@ def save_interpolated(chosen: ChosenPredictor, out: Path) -> ChosenPredictor:
 def _could_fit(predictor: UnreadablePredictor, wanted: Metric, space: str | None) -> bool:
     """Return True if the name of a folder does not exclude that its predictor fits."""
     deployment = predictor.deployment
-    return deployment == UNSPECIFIED or (predictor.space in (None, space) and wanted.deployment.matches(deployment))
+    return deployment == UNSPECIFIED or (
+        predictor.space in (None, *predicted_as(space)) and wanted.deployment.matches(deployment)
+    )
 
 
-def _rank(predictor: PredictorEntry | UnreadablePredictor, metric: Metric) -> tuple[int, ...]:
+def _rank(predictor: PredictorEntry | UnreadablePredictor, metric: Metric, spaces: Sequence[str]) -> tuple[int, ...]:
     """Return the sort key of predictors; one whose folder's name says nothing comes before those of any space."""
     deployment = predictor.deployment
     batch = deployment.fixed_batch or 0
     return (
-        int(predictor.space is None and deployment != UNSPECIFIED),
+        0 if deployment == UNSPECIFIED else 2 if predictor.space is None else _rank_in(spaces, predictor.space),
         _rank_in(RUNTIMES.names(), deployment.runtime),
         _rank_in(PRECISION_PREFERENCE, deployment.precision),
         int(deployment.fixed_batch is None),

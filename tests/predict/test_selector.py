@@ -40,6 +40,19 @@ def test_the_spaces_own_predictor_comes_before_any_then_the_best_runtime(tmp_pat
         assert str(chosen.metric) == "latency_ms@h200/tensorrt/fp16/b1"
 
 
+@pytest.mark.parametrize("level", ["layout-glit-tiny", "details-301301310303-glit-tiny"])
+def test_a_level_has_its_own_predictor_then_that_of_both_levels(tmp_path: Path, level: str) -> None:
+    wanted = parse_metric("latency_ms@h200")
+    for text, space in (
+        ("latency_ms@h200/tensorrt/fp16/b1", None),
+        ("latency_ms@h200/torch/fp32/b1", "glit-tiny"),
+        ("latency_ms@h200/onnxruntime/fp32/b1", level),
+    ):
+        path = put(tmp_path, text, space=space)
+        assert choose_predictor(wanted, space=level, predictors=tmp_path).path == path
+    assert choose_predictor(wanted, space="glit-tiny", predictors=tmp_path).predictor.card.space == "glit-tiny"
+
+
 def test_the_batch_is_the_smallest_and_of_throughput_the_largest(tmp_path: Path) -> None:
     for batch in (1, 8, 64):
         for name in ("latency_ms", "throughput"):

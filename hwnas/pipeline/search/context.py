@@ -51,7 +51,6 @@ from hwnas.search.problem import Problem
 from hwnas.search.spec import PredictorSpec, SearchSpec, read_spec, space_digest
 from hwnas.space import SPACES
 from hwnas.space.deployed import DeployedSpace
-from hwnas.space.glit import with_both_levels
 from hwnas.space.space import AnySpace
 
 if TYPE_CHECKING:
@@ -123,16 +122,15 @@ def prepare_search(
         supernet, space = None, SPACES.get(choice.name or DEFAULT_SPACE)
 
     fitted: set[tuple[str, str]] = set()
-    predicted_as = with_both_levels(space.name)
 
     def resolve(criteria: Criteria) -> ResolvedMetrics:
         metrics = resolve_metrics(
-            criteria, space=predicted_as, device=options.device, predictors=options.predictors, machine=machine
+            criteria, space=space.name, device=options.device, predictors=options.predictors, machine=machine
         )
         out = scratch or options.predictors or Path(PREDICTORS)
         metrics = fit_missing(
             metrics,
-            space=predicted_as,
+            space=space.name,
             profiles=options.profiles,
             predictors=options.predictors,
             out=out,

@@ -14,6 +14,7 @@ from hwnas.predict.selector import (
     NoPredictorError,
     choose_interpolated,
     choose_predictor,
+    predicted_as,
     save_interpolated,
 )
 from hwnas.profile.lookup import profile_entries
@@ -186,14 +187,14 @@ def fit_missing(
         is_needed = metric in missing or chosen[metric].predictor.card.space is None
         if not is_needed and not fitted:  # before any folder of profiles is read
             continue
-        names = _profiles_of(metric, space, profiles)
+        measured, names = _profiles_of(metric, space, profiles)
         is_fitted = fitted.issuperset((metric.name, name) for name in names)
         if not names or not (is_needed or is_fitted):
             continue
         if is_needed:
             try:
                 if not is_fitted:
-                    _fit(metric, names, space=space, profiles=profiles, out=out, reporter=reporter)
+                    _fit(metric, names, space=measured, profiles=profiles, out=out, reporter=reporter)
                 chosen[metric] = choose_predictor(metric, space=space, predictors=out, machine=machine)
             except InputError as error:
                 if metric in missing:
@@ -239,13 +240,18 @@ def use_unmeasured(
     return replace(resolved, chosen=chosen, missing=missing)
 
 
-def _profiles_of(metric: Metric, space: str, profiles: Path | None) -> list[str]:
-    """Return the names of the profiles of a space that a predictor of a metric can be fitted to."""
-    return [
-        entry.name
-        for entry in profile_entries(data_search_path(PROFILES, profiles))
-        if entry.manifest.space == space and metric.deployment.matches(entry.manifest.setting.deployment)
-    ]
+def _profiles_of(metric: Metric, space: str, profiles: Path | None) -> tuple[str, list[str]]:
+    """Return the profiles that a predictor of a metric for a space can be fitted to, and the space that they are of.
+
+    That is the space itself, or without such profiles the space that it is a level of.
+    """
+    entries = profile_entries(data_search_path(PROFILES, profiles))
+    fitting = [entry for entry in entries if metric.deployment.matches(entry.manifest.setting.deployment)]
+    for measured in predicted_as(space):
+        names = [entry.name for entry in fitting if entry.manifest.space == measured]
+        if names:
+            return measured, names
+    return space, []
 
 
 def _fit(
