@@ -353,7 +353,7 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
     rows.append(("largest difference", f"{parity.max_relative:.1e} {largest}{limit}"))
     if parity.exact_relative is not None:
         rows.append(("without rounding", f"{parity.exact_relative:.1e}, tolerance {parity.exact_tolerance:g}"))
-    if is_whole:
+    if parity.top1_agreement is not None:
         rows.append(("top-1 agreement", f"{100 * parity.top1_agreement:.4g}%"))
     maps = [f"{row['num_chs']} channels, stride {row['reduction']}" for row in exported.feature_info]
     rows += [(f"features_{number}", text) for number, text in enumerate(maps)]

@@ -72,6 +72,11 @@ class ExportRequest:
     int8_rest: str = "fp32"
     outputs: tuple[str, ...] = (OUTPUT,)
 
+    @property
+    def has_maps(self) -> bool:
+        """True if the module returns a tuple of feature maps, even one alone."""
+        return self.outputs != (OUTPUT,)
+
     def metadata_json(self, exporter: str) -> str:
         """Return the metadata of a file, as JSON."""
         entries = export_metadata(exporter=exporter, precision=self.precision, batch=self.batch, metadata=self.metadata)
@@ -199,11 +204,12 @@ def export_module(
             parity = _with_accuracy(parity, artifact.quantisation, request, accuracy)
     parity = write_checked(parity, path, content=artifact.content)
     _log.info(
-        "%s: exported by %s in %.2f s, largest difference %.1e of the largest logit",
+        "%s: exported by %s in %.2f s, largest difference %.1e of the largest %s",
         path,
         artifact.exporter,
         time.perf_counter() - start,
         parity.max_relative,
+        parity.unit,
     )
     return ExportedModule(
         path=path,
@@ -286,9 +292,10 @@ def _compare(
             seed=seed,
             runtime=artifact.runtime,
             exact=exact,
+            is_map=request.has_maps,
         )
 
-    if len(request.outputs) == 1:
+    if not request.has_maps:
         return check(reference, artifact.run, artifact.exact)
     found = []
     for number in range(len(request.outputs)):
@@ -380,11 +387,13 @@ def _export_onnx(module: nn.Module, request: ExportRequest) -> ExportArtifact:
             quantisation=graph.quantisation,
         )
     content = graph.model.SerializeToString()
-    run = _run_session(open_session(runnable(graph.model)))
+    run = _run_session(open_session(runnable(graph.model)), has_maps=request.has_maps)
     is_widened = needs_widening(graph.model)
     exact = None
     if request.precision != "fp32":
-        run_exact = run if is_widened else _run_session(open_session(widened(graph.model)))
+        run_exact = run
+        if not is_widened:
+            run_exact = _run_session(open_session(widened(graph.model)), has_maps=request.has_maps)
         exact = ExactCheck(run=run_exact, module=with_rounded_weights(module, precision=request.precision))
     return ExportArtifact(
         content=content,
@@ -438,10 +447,10 @@ FORMATS: Mapping[str, Callable[[nn.Module, ExportRequest], ExportArtifact]] = {
 }
 
 
-def _run_session(session: Any) -> LogitsFunction:
+def _run_session(session: Any, *, has_maps: bool = False) -> LogitsFunction:
     def run(images: Array) -> Array:
         found: Any = session.run(None, {session.get_inputs()[0].name: images})
-        logits: Array = found[0] if len(found) == 1 else found
+        logits: Array = found if has_maps else found[0]
         return logits
 
     return run

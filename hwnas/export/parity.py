@@ -52,9 +52,9 @@ class ExportParity:
 
     max_absolute: float
     max_relative: float
-    """The largest difference as a share of the largest logit."""
-    top1_agreement: float
-    """The share of images with the same first class."""
+    """The largest difference as a share of the largest logit, or of the largest value of a feature map."""
+    top1_agreement: float | None
+    """The share of images with the same first class. None for the feature maps of a backbone."""
     images: int
     batches: tuple[int, ...]
     """The batch sizes that were run."""
@@ -76,6 +76,11 @@ class ExportParity:
     """Accuracy in int8 next to that in float32, on the images that the differences are of."""
 
     @property
+    def unit(self) -> str:
+        """Name of the values that were compared."""
+        return "logit" if self.top1_agreement is not None else "value of a feature map"
+
+    @property
     def passed(self) -> bool:
         """True if the differences are within the tolerances, and in int8 the accuracy as well."""
         is_near = self.tolerance is None or self.max_relative <= self.tolerance
@@ -94,6 +99,7 @@ def check_parity(
     seed: int = 0,
     runtime: str = "onnxruntime",
     exact: ExactCheck | None = None,
+    is_map: bool = False,
 ) -> ExportParity:
     """Compare an exported network with torch.
 
@@ -107,6 +113,7 @@ def check_parity(
         seed: Seed of the images.
         runtime: Name of the runtime, for the record.
         exact: The comparison without rounding, for a lower precision.
+        is_map: The output is a feature map, which has no first class.
 
     Returns:
         The differences. Whether they are small enough is up to `passed` and `require_parity`.
@@ -126,7 +133,7 @@ def check_parity(
     return ExportParity(
         max_absolute=difference,
         max_relative=relative,
-        top1_agreement=float((outputs.argmax(-1) == expected.argmax(-1)).mean()),
+        top1_agreement=None if is_map else float((outputs.argmax(-1) == expected.argmax(-1)).mean()),
         images=len(expected),
         batches=tuple(dict.fromkeys(map(len, parts))),
         seed=seed,
@@ -142,18 +149,21 @@ def require_parity(parity: ExportParity) -> None:
     if (parity.exact_relative or 0.0) > parity.exact_tolerance:
         raise CheckFailedError(
             f"the exported network must equal torch's: without rounding, its outputs must be within "
-            f"{parity.exact_tolerance:g} of the largest logit of torch's with the same {parity.precision} weights",
-            got=f"{parity.exact_relative:.2g} of the largest logit",
+            f"{parity.exact_tolerance:g} of the largest {parity.unit} of torch's with the same {parity.precision} "
+            "weights",
+            got=f"{parity.exact_relative:.2g} of the largest {parity.unit}",
             hint="exporter='dynamo'",
         )
     if parity.accuracy is not None:
         require_accuracy(parity.accuracy, precision=parity.precision)
     if not parity.passed:
-        agreement = f"{parity.top1_agreement:.0%} of the first classes agree"
+        got = f"{parity.max_relative:.2g} of the largest {parity.unit}"
+        if parity.top1_agreement is not None:
+            got += f", {parity.top1_agreement:.0%} of the first classes agree"
         raise CheckFailedError(
-            f"outputs of the exported network must be within {parity.tolerance:.2g} of the largest logit of torch's "
-            f"in {parity.precision}",
-            got=f"{parity.max_relative:.2g} of the largest logit, {agreement}",
+            f"outputs of the exported network must be within {parity.tolerance:.2g} of the largest {parity.unit} of "
+            f"torch's in {parity.precision}",
+            got=got,
             hint="precision fp32" if parity.precision != "fp32" else "exporter='dynamo'",
         )
 

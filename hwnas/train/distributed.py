@@ -189,7 +189,7 @@ def _together() -> Iterator[None]:
         raise
     except RuntimeError as error:  # gloo has no type of its own
         message, got = "all processes of a training must stay until its end", str(error).splitlines()[0]
-        hint = "the same command with --resume, or torchrun --max-restarts 3, which goes on by itself"
+        hint = "the same command with --resume, or torchrun with restarts, which goes on by itself"
         raise InputError(message, got=got, hint=hint) from error
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hwnas.errors import InputError, MissingError, UnknownNameError, UsageError
+from hwnas.errors import CheckFailedError, InputError, MissingError, UnknownNameError, UsageError
 from hwnas.export.calibration import CalibrationRecipe
+from hwnas.export.parity import parity_path, require_parity
 from hwnas.export.tensorrt import TimingCache, read_engine
 from hwnas.pipeline.export_network import EngineOptions, export_network
 from hwnas.pipeline.quantisation import QuantisationOptions
@@ -281,6 +282,19 @@ def test_a_backbone_is_exported_without_its_head(tmp_path: Path) -> None:
         maps = network.forward_intermediates(torch.from_numpy(images), intermediates_only=True)
     for output, expected in zip(outputs, maps, strict=True):
         np.testing.assert_allclose(output, expected.numpy(), atol=1e-5)
+
+
+def test_a_backbone_of_one_map_is_compared_as_a_map(tmp_path: Path) -> None:
+    found = export_network("vitas-micro", "min", out=tmp_path, part="backbone", precision="fp16")
+    assert len(found.feature_info) == 1
+    assert found.parity.passed
+    assert found.parity.exact_relative is not None
+    assert found.parity.top1_agreement is None
+    assert json.loads(parity_path(found.files[0]).read_text())["top1_agreement"] is None
+    failed = replace(found.parity, max_relative=1.0)
+    with pytest.raises(CheckFailedError, match="of the largest value of a feature map of torch's") as caught:
+        require_parity(failed)
+    assert "classes" not in str(caught.value)
 
 
 def test_a_backbone_has_several_outputs_and_no_classes(tmp_path: Path) -> None:
