@@ -7,7 +7,7 @@ import pytest
 
 
 def slow_but(values: Iterable[Any], *fast: Any) -> list[Any]:
-    """Leave the values of a parameter, or tuples of several, to the slow run, but for those that `make test` tries too."""
+    """Leave the values of a parameter, or tuples of several, to the slow run, but for those that `make test` tries."""
     found = list(values)
     missing = [value for value in fast if value not in found]
     assert not missing, missing
