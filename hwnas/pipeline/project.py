@@ -81,7 +81,7 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
     options: dict[str, Mapping[str, object]] = {
         "train": {**train, "batch": found.batch_size, "out": run},
         "profile": {"supernet": run, **shared, "runtime": default_runtime(device), "samples": _SAMPLES},
-        "fit": shared,
+        "fit": {**shared, "space": proposal.space},  # without those of other spaces that ship
         "search": {"supernet": run, **shared, "objective": ["throughput"], "budget": _BUDGET, "out": "runs/search"},
     }
     times = {
