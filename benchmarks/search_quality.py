@@ -56,7 +56,7 @@ from hwnas.train.trainer import TrainerConfig
 
 ACCURACIES_FILE, SEARCHES = "accuracies.jsonl", "searches.jsonl"
 TASKS = {"front": "rounds,nsga2,random", "window": "rounds,nsga2,autoformer,resnas,vitas,random"}
-"""What searches are compared by, and the strategies that are compared; `glit` as well in spaces of GLiT."""
+"""Figures that searches are compared by, each with its strategies; spaces of GLiT add `glit`."""
 
 _HALVES = 20
 """Random halves that the rank correlation is a mean over."""

@@ -125,7 +125,7 @@ class ExportedNetwork:
     """True if the repair is that of a search, whose winner this is; it was not repaired again."""
     part: str = "network"
     feature_info: tuple[Mapping[str, Any], ...] = ()
-    """Of a backbone: channels, stride and segment of each output, as timm's `feature_info`."""
+    """Channels, stride and segment of each output of a backbone, as timm's `feature_info`; else empty."""
     boxes: "BoxParity | None" = None
     """The comparison of the boxes of a detector's second graph with torch's; None: there is no such graph."""
 

@@ -92,7 +92,7 @@ class _Pace:
             self._processes.add(process_id)
 
     def left_s(self, left: float, *, elapsed_s: float, workers: int) -> float | None:
-        """Return the time that some processes need for the work that is left; None if it cannot be told."""
+        """Return the time that some processes need for the work that is left; None if nothing is done yet."""
         if self._effort:
             return self._seconds / self._effort * left / max(1, workers)
         done = self._total - left

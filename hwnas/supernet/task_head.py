@@ -11,6 +11,7 @@ to a power of two, and would misplace boxes on maps of a stride such as 14 witho
 torchvision is imported when a head is built, as that takes seconds.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ class HeadOnLevels(nn.Module):
         return found
 
 
-class PyramidHead(nn.Module):
+class PyramidHead(nn.Module, ABC):
     """Base of the heads that read feature maps through a pyramid."""
 
     def __init__(self, config: TaskHeadConfig) -> None:
@@ -220,9 +221,9 @@ class PyramidHead(nn.Module):
         """Turn feature maps into the outputs."""
         return self.outputs(self.pyramid(maps))
 
+    @abstractmethod
     def outputs(self, levels: Sequence[Tensor]) -> Tensor:
         """Turn the levels of the pyramid into the outputs."""
-        raise NotImplementedError
 
     @property
     def token_norm(self) -> nn.Module:

@@ -69,13 +69,14 @@ def open_run_task_data(run: Path, config: TrainConfig | None, *, data: str | Non
     else:
         chosen = config.data if data is None else replace(config.data, name=data)
     record = read_preprocess(run if run.is_dir() else run.parent)
+    is_of_run = record is not None and record.crop_mode == "letterbox" and record.num_classes == space.num_classes
     opened = open_task_data(
         chosen,
         space.task,
         image_size=space.image_size,
         num_classes=space.num_classes,
         masks=space.task_head is not None and space.task_head.has_masks,
-        classes=() if record is None or record.num_classes != space.num_classes else record.label_names[1:],
+        classes=record.label_names[1:] if record is not None and is_of_run else (),
     )
     if is_own and (run / HELDOUT_LIST).exists():
         require_same_images(run / HELDOUT_LIST, opened.heldout)

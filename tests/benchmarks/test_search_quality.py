@@ -1,4 +1,4 @@
-"""What searches are compared by: the published evolutions by the most accurate network in one window of cost."""
+"""Searches are compared by their fronts, the published evolutions by the best network in one window of cost."""
 
 from collections.abc import Iterator
 

@@ -344,7 +344,7 @@ class HostConnection:
                 except ConnectionLostError as error:
                     self._reconnect(error)
                     on_reconnect()
-                except InputError:  # no later request can be told from this one
+                except InputError:  # where the next request begins is unknown
                     self.interrupt()
                     raise
 

@@ -127,6 +127,9 @@ class AnnotatedData:
         if tuple(classes) == self.classes:
             return self
         others = [name for name in self.classes if name not in classes]
+        has_names = self.classes != tuple(str(number + 1) for number in range(len(self.classes)))
+        if others and not has_names and len(classes) >= len(self.classes):
+            return replace(self, classes=tuple(classes))
         if others:
             message = f"the classes of {self.name} must be those that the networks were trained on"
             got = ", ".join(map(printable, others[:_MAX_LISTED]))

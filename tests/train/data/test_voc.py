@@ -1,5 +1,6 @@
 """Datasets in the layout of Pascal VOC."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_edited_classes_are_other_data(tmp_path: Path) -> None:
     before = opened(tmp_path).fingerprint
     Image.fromarray(classes(1)[:, ::-1]).resize((16, 16)).save(tmp_path / "SegmentationClass" / "a3.png")
     assert opened(tmp_path).fingerprint != before
+
+
+def test_classes_without_names_are_those_of_the_same_numbers(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    data = opened(tmp_path, heldout=0)
+    named = data.with_classes(("cat", "dog"))
+    assert (named.classes, named.num_classes) == (("cat", "dog"), 3)
+    assert named.train is data.train
+    with pytest.raises(InputError, match="those that the networks were trained on"):
+        replace(named, classes=("cow",)).with_classes(("cat", "dog"))
 
 
 def test_images_are_turned_to_fit_their_classes_which_get_other_numbers_by_name(tmp_path: Path) -> None:
