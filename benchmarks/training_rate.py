@@ -8,10 +8,11 @@ backward in bfloat16, clipping, optimizer, average of the weights. The naive sid
 seeds' formulation of the same networks (`benchmarks.supernet_step`). Share of the peak: six operations for each
 multiply-accumulate of the networks drawn, over those of a bfloat16 product of 2048 x 2048 matrices measured here.
 
-The host's parts are timed on their own, in CPU milliseconds: drawing the networks of a step, and looking up and slicing
-one of them, caches warm. On a CPU slicing includes the copies of the rows of q, k and v, which a GPU would make.
-Dispatches are calls of operators, reads the values that the host waits for. Loading is DeiT's augmentation of images of
-500 x 375 pixels from JPEG files, in one process, with normalization and erasing apart.
+The host's parts are timed on their own, in CPU milliseconds: drawing the networks of a step, and looking up one of
+them, caches warm: its checks, its modules and all slices that are views. Copies are the other slices, of rows that are
+picked or concatenated: arithmetic, which a GPU does while its host goes on. Dispatches are calls of operators, reads
+the values that the host waits for. Loading is DeiT's augmentation of images of 500 x 375 pixels from JPEG files, in one
+process, with normalization and erasing apart.
 """
 
 import argparse
@@ -40,8 +41,7 @@ from hwnas.space import SPACES
 from hwnas.space.space import AnySpace
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
 from hwnas.supernet.segments import prepared
-from hwnas.supernet.sharing import take
-from hwnas.supernet.supernet import AnySupernet
+from hwnas.supernet.sharing import Pick, Source, take
 from hwnas.train.data.augment import AugmentConfig
 from hwnas.train.data.images import ImageDataset
 from hwnas.train.data.loader import Batch, TrainLoader
@@ -55,7 +55,17 @@ from hwnas.train.strategies import StepNetworks
 
 SPACE_NAMES = ("autoformer-tiny", "resnas-tiny", "vitas-deit-small-shifted", "vitas-twins-small", "glit-tiny")
 READS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
-HEADER: Line = ("space", "side", "images/s", "share of the peak", "dispatches", "reads", "draw, ms", "look-up, ms")
+HEADER: Line = (
+    "space",
+    "side",
+    "images/s",
+    "share of the peak",
+    "dispatches",
+    "reads",
+    "draw, ms",
+    "look-up, ms",
+    "copies, ms",
+)
 DEIT = AugmentConfig(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 WARM_UP = 300
 """Networks that are looked up before one is timed."""
@@ -143,46 +153,64 @@ def run_side(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def host_parts(space: AnySpace, stepper: Stepper) -> dict[str, float]:
-    """CPU milliseconds of drawing the networks of a step, and of looking up and slicing one."""
+    """CPU milliseconds of drawing the networks of a step, of looking one up, and of the copies that its slices need."""
     supernet: Any = stepper.model
     rng = np.random.default_rng(1)
     for arch in space.decode(space.sample(rng, WARM_UP)):
         supernet.path(arch)
-    draw, look_up = [], []
+    parts: dict[str, list[float]] = {"draw": [], "look_up": [], "copies": []}
     for step, arch in enumerate(space.decode(space.sample(rng, 30))):
         start = time.process_time()
         stepper.draw_networks(step)
         drawn = time.process_time()
-        sliced = slice_network(supernet, arch)
-        look_up.append(time.process_time() - drawn)
-        draw.append(drawn - start)
+        segments = prepared(supernet._checked(arch).values(), training=True)
+        tensors = supernet._tensors()
+        found = time.process_time()
+        sources = [source for segment in segments for source in segment.sources.values()]
+        views, copies = ([source for source in sources if is_view(source) is view] for view in (True, False))
+        begin = time.process_time()
+        sliced = [take(source, tensors) for source in views]
+        viewed = time.process_time()
+        sliced += [take(source, tensors) for source in copies]
+        parts["copies"].append(time.process_time() - viewed)
+        parts["look_up"].append(found - drawn + viewed - begin)
+        parts["draw"].append(drawn - start)
         del sliced
-    return {"draw": 1e3 * median(draw), "look_up": 1e3 * median(look_up)}
+    return {name: 1e3 * median(seconds) for name, seconds in parts.items()}
 
 
-def slice_network(supernet: AnySupernet, arch: Any) -> list[Any]:
-    """All that a supernet does before it runs a network: check it, find its segments, slice its tensors."""
-    segments = prepared(supernet._checked(arch).values(), training=True)
-    tensors = supernet._tensors()
-    return [[take(source, tensors) for source in segment.sources.values()] for segment in segments]
+def is_view(source: Source) -> bool:
+    """True if a tensor of a sub-network is a view of the shared one: one part, in which nothing is picked."""
+    return len(source) == 1 and not any(isinstance(index, Pick) for index in source[0].axes)
 
 
 def loading(num_images: int = 96) -> list[Line]:
-    """CPU milliseconds an image, read and augmented, from files and from `--cache`, and normalized and erased."""
+    """CPU milliseconds an image, read and augmented, from files and from `--cache`, and of each part on its own."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         write_images(Path(folder), num_images)
         data = open_data(DataConfig(name=folder), image_shape=(3, 224, 224))
         cached = cached_images(data.train, Path(cache), image_size=224, identity=data.fingerprint)
+        decode_ms, map_ms = read_all(data.train), read_all(cached)
         read_ms, finish_ms = load_epoch(data.train, DEIT)
         cached_ms, _ = load_epoch(cached, DEIT)
         cropped_ms, _ = load_epoch(cached, AugmentConfig())
     return [
-        ("decode, crop, RandAugment", f"{read_ms:.2f}"),
-        ("from the cache: crop, RandAugment", f"{cached_ms:.2f}"),
-        ("from the cache: crop", f"{cropped_ms:.2f}"),
+        ("from a file", f"{decode_ms:.2f}"),
+        ("from a file, crop, RandAugment", f"{read_ms:.2f}"),
+        ("from the cache", f"{map_ms:.2f}"),
+        ("from the cache, crop", f"{cropped_ms:.2f}"),
+        ("from the cache, crop, RandAugment", f"{cached_ms:.2f}"),
         ("normalize, erase", f"{finish_ms:.2f}"),
     ]
+
+
+def read_all(dataset: ImageDataset) -> float:
+    """CPU milliseconds an image, read alone."""
+    start = time.process_time()
+    for index in range(len(dataset)):
+        dataset.read(index)
+    return 1e3 * (time.process_time() - start) / len(dataset)
 
 
 def load_epoch(dataset: ImageDataset, augment: AugmentConfig) -> tuple[float, float]:
@@ -227,7 +255,7 @@ def row(name: str, side: str, options: argparse.Namespace) -> Line:
     found = in_process(name, side, options)
     seconds = median(found["seconds"])
     share = 3 * found["macs"] * options.batch / seconds / found["peak"]
-    parts = [f"{found[part]:.1f}" if part in found else "" for part in ("draw", "look_up")]
+    parts = [f"{found[part]:.1f}" if part in found else "" for part in ("draw", "look_up", "copies")]
     rate = f"{options.batch / seconds:.3g}"
     return (name, side, rate, f"{share:.0%}", str(found["dispatches"]), str(found["reads"]), *parts)
 

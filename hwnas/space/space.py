@@ -428,8 +428,7 @@ class Space(ABC, Generic[Config, Network]):
 
     def columns(self, name: str) -> slice:
         """Return the columns of the genes of a name."""
-        columns = [column for column, dimension in enumerate(self.dimensions) if dimension.name == name]
-        return slice(columns[0], columns[-1] + 1)
+        return self._columns[name]
 
     def values(self, genomes: Genomes, name: str) -> NDArray[Any]:
         """Return the chosen values of the genes of a name, of shape (rows, genes of that name)."""
@@ -437,6 +436,13 @@ class Space(ABC, Generic[Config, Network]):
         offsets = np.arange(len(table)) * table.shape[1]  # one take from the flat table beats indexing by pairs
         choices: NDArray[Any] = table.ravel()[genomes[:, columns] + offsets]
         return choices
+
+    @cached_property
+    def _columns(self) -> dict[str, slice]:
+        columns: dict[str, list[int]] = {}
+        for column, dimension in enumerate(self.dimensions):
+            columns.setdefault(dimension.name, []).append(column)
+        return {name: slice(own[0], own[-1] + 1) for name, own in columns.items()}
 
     @cached_property
     def _tables(self) -> dict[str, tuple[slice, NDArray[Any]]]:

@@ -14,7 +14,7 @@ from hwnas.supernet.task_head import HeadOnLevels, TaskHeadConfig, TokenReader, 
 
 
 class SegmentConfig(Protocol):
-    """The config of a segment: a frozen, hashable value that can build it.
+    """The config of a segment: a frozen dataclass that can build it.
 
     It may name in `weight_sizes` the fields that nothing but the shapes of its weights depends on.
     """

@@ -7,8 +7,8 @@ no mode has to be set before a run.
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -96,28 +96,33 @@ def tensor_places(module: nn.Module) -> Places:
     return found
 
 
-@lru_cache(maxsize=4096)
 def _template(config: SegmentConfig, *, training: bool) -> _Template:
-    rate = getattr(config, "drop_path", 0.0)
-    template = _structure(_without_sizes(config), training=training)
-    if not rate:
-        return template
-    module = copy.copy(template.module)  # all but stochastic depth is that of the others
-    module._modules = {**template.module._modules, "drop_path": DropPath(rate).train(training)}
-    return replace(template, module=module)
+    """Return the template of a config, which is that of all configs whose modules compute the same from given weights.
+
+    Sizes of weights alone are 1, or stay 0.
+    """
+    kind: Any = type(config)
+    sizes = getattr(config, "weight_sizes", ())
+    values = [(name, getattr(config, name)) for name in _fields(kind)]
+    key = tuple([(name, min(1, value)) if name in sizes else (name, value) for name, value in values])
+    return _built(kind, key, training=training)
+
+
+@cache
+def _fields(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @lru_cache(maxsize=4096)
-def _structure(config: SegmentConfig, *, training: bool) -> _Template:
+def _built(kind: Any, values: tuple[tuple[str, Any], ...], *, training: bool) -> _Template:
+    options = dict(values)
+    rate = options.get("drop_path", 0.0)
+    if rate:  # all but stochastic depth is that of the others
+        template = _built(kind, tuple({**options, "drop_path": 0.0}.items()), training=training)
+        module = copy.copy(template.module)
+        module._modules = {**template.module._modules, "drop_path": DropPath(rate).train(training)}
+        return replace(template, module=module)
     with torch.device("meta"):
-        module = config.build().train(training)
+        module = kind(**options).build().train(training)
     places = tensor_places(module)
     return _Template(module=module, places=places, empty={name: part[own] for name, (part, own) in places.items()})
-
-
-def _without_sizes(config: Any) -> Any:
-    """Return a config whose module computes the same from given weights: sizes of weights alone are 1, or stay 0."""
-    sizes = {name: min(1, getattr(config, name)) for name in getattr(config, "weight_sizes", ())}
-    if getattr(config, "drop_path", 0.0):
-        sizes["drop_path"] = 0.0
-    return replace(config, **sizes) if sizes else config

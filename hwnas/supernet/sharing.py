@@ -28,7 +28,7 @@ class Span:
             return tensor
         return tensor.narrow(axis, self.start, self.length)
 
-    @property
+    @cached_property
     def slice(self) -> slice:
         """The entries as Python selects them."""
         return slice(self.start, self.start + self.length)
@@ -66,19 +66,13 @@ class Part:
     def take(self, shared: Mapping[str, Tensor]) -> Tensor:
         """Select the entries; gradients flow back to them alone."""
         tensor = shared[self.name]
-        if self._slices is not None:
-            return tensor[self._slices] if self._slices else tensor
-        for axis, index in enumerate(self.axes):
-            if index is not None:
-                tensor = index.take(tensor, axis=axis)
+        picks = [(axis, index) for axis, index in enumerate(self.axes) if isinstance(index, Pick)]
+        if len(picks) < len(self.axes):
+            # One call takes all spans, in half the time, and what is picked is then copied of no more than these.
+            tensor = tensor[tuple([index.slice if isinstance(index, Span) else _ALL for index in self.axes])]
+        for axis, index in picks:
+            tensor = index.take(tensor, axis=axis)
         return tensor
-
-    @cached_property
-    def _slices(self) -> tuple[slice, ...] | None:
-        """The spans of all axes, which one call takes in half the time; None: entries of an axis are picked."""
-        if any(isinstance(index, Pick) for index in self.axes):
-            return None
-        return tuple(index.slice if isinstance(index, Span) else _ALL for index in self.axes)
 
 
 Mode = Literal["patches", "positions"]

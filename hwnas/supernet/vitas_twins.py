@@ -62,6 +62,9 @@ class PatchEmbedConfig:
     patch_size: int
     grid: int | None = None
 
+    weight_sizes: ClassVar = ("inputs",)
+    """Fields that the shapes of weights depend on, and nothing else."""
+
     def build(self) -> nn.Module:
         """Build the segment with fresh weights."""
         return _initialised(PatchConv(self.inputs, self.outputs, size=self.patch_size, grid=self.grid))
