@@ -212,6 +212,15 @@ class ShiftFlip(NamedTuple):
         windows = rng.integers(0, 2 * padding + 1, size=(2, count))
         return cls(windows[0], windows[1], rng.random(count) < config.flip, padding)
 
+    def move(self, image: "Image", position: int) -> "Image":
+        """Shift and flip the image at a position; pixels shifted in from outside are black."""
+        from PIL import Image
+
+        if self.padding:
+            left, top = int(self.columns[position]) - self.padding, int(self.rows[position]) - self.padding
+            image = image.crop((left, top, left + image.width, top + image.height))
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.flipped[position] else image
+
     def at(self, positions: Indices) -> "ShiftFlip":
         """Select some positions."""
         return ShiftFlip(self.rows[positions], self.columns[positions], self.flipped[positions], self.padding)

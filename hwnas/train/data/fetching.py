@@ -20,7 +20,6 @@ from hwnas.train.data.images import (
     Indices,
     Labels,
     to_array,
-    to_image,
 )
 from hwnas.train.seeds import preserve_rng_state, seed_global_rng
 
@@ -143,12 +142,10 @@ class EpochPlan:
     def _augmented(self, image: "Image", position: int) -> Pixels:
         # timm's transforms draw from the global generators, so these are seeded for each image and kind of transform.
         seed_global_rng(*self.key, position, _CROP_STREAM)
-        shift_flip = self.shift_flip.at(np.asarray([position]))
-        moved: Pixels = shift_flip.apply(to_array(self._crop(image), channels=3)[None])[0]
-        if self._color is None and self.image_shape[0] == 3:
-            return moved
-        seed_global_rng(*self.key, position, _COLOR_STREAM)
-        image = to_image(moved) if self._color is None else self._color(to_image(moved))
+        image = self.shift_flip.move(self._crop(image), position)
+        if self._color is not None:
+            seed_global_rng(*self.key, position, _COLOR_STREAM)
+            image = self._color(image)
         return to_array(image, channels=self.image_shape[0])
 
     @cached_property
@@ -255,5 +252,9 @@ def _make_batch(
     shape: tuple[int, int, int],
 ) -> FetchedBatch:
     chosen = np.asarray(indices, dtype=np.int64)
-    stacked = np.stack(pixels) if pixels else np.empty((0, *shape), dtype=np.uint8)
+    # The channels of a decoded image lie side by side. Left so, all that is computed of the images would be slower, and
+    # other kernels would compute it than of a batch that comes from a worker.
+    stacked = np.empty((len(pixels), *shape), dtype=np.uint8)
+    for row, image in zip(stacked, pixels, strict=True):
+        row[:] = image
     return FetchedBatch(pixels=stacked, labels=dataset.labels[chosen], indices=chosen, bad=tuple(bad.items()))

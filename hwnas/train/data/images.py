@@ -286,15 +286,9 @@ def oriented(image: "Image", stated: tuple[int, int] | None, key: str) -> "Image
 
 def to_array(image: "Image", *, channels: int) -> NDArray[np.uint8]:
     """Return the pixels of an image as (C, H, W); one channel is its luma."""
-    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    mode = "RGB" if channels == 3 else "L"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
-
-
-def to_image(pixels: NDArray[np.uint8]) -> "Image":
-    """Return RGB pixels (3, H, W) as an image."""
-    from PIL import Image
-
-    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 @dataclass(kw_only=True)

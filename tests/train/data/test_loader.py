@@ -92,7 +92,9 @@ def test_an_epoch_goes_on_where_it_stopped(augment: AugmentConfig) -> None:
 def test_workers_change_nothing(augment: AugmentConfig, workers: int) -> None:
     images = array_images(12)
     alone = list(batches(images, augment).epoch(1))
-    assert_same(alone, list(batches(images, augment, workers=workers).epoch(1)))
+    loaded = list(batches(images, augment, workers=workers).epoch(1))
+    assert_same(alone, loaded)
+    assert all(batch.images.is_contiguous() for batch in alone + loaded)  # or other kernels would compute on them
 
 
 @pytest.mark.parametrize("augment", [MOVED, STRONG, JITTERED], ids=["moved", "strong", "jittered"])
