@@ -8,7 +8,9 @@ networks and loss:
 
 - AutoFormer (the published network): relative position as the paper writes it, one vector for every pair of tokens.
 - ViT-ResNAS (two random networks a step): the whole super-network computed and masked.
-- ViTAS, GLiT (a random network a step): the largest network of the space, which is less than what masking costs.
+- ViTAS (a random network a step): the largest network of the space, which is less than what masking costs.
+- GLiT (likewise): attention and the locality module on all channels of each block. Its largest network has attention
+  alone, and masks would leave both to be computed.
 
 On a CPU our side multiplies on the backend that `hwnas.supernet.matmul` chooses, the naive side on torch's default.
 Each side runs in a process of its own, in turn, `--rounds` times; the median of all its steps is shown with the
@@ -35,9 +37,12 @@ from benchmarks.support.saving import asked, save
 from hwnas import workload
 from hwnas.devices import detect
 from hwnas.space import SPACES
+from hwnas.space.glit import Glit, GlitConfig
 from hwnas.space.resnas import ResNas
 from hwnas.space.space import AnySpace
 from hwnas.supernet.families import SUPERNETS, make_network, make_supernet
+from hwnas.supernet.glit import Locality
+from hwnas.supernet.layers import TransformerBlock
 from hwnas.supernet.matmul import fast_matmul, matmul_backend
 
 SPACE_NAMES = ("autoformer-tiny", "autoformer-small", "resnas-tiny", "vitas-deit-small-shifted", "glit-tiny")
@@ -63,6 +68,22 @@ def ours(space: AnySpace) -> tuple[nn.Module, Forward]:
     return supernet, lambda images, archs: supernet(images, archs)
 
 
+class BothModules(nn.Module):
+    """What masks would choose from in a block of GLiT: attention, and the locality module on all channels."""
+
+    def __init__(self, attention: nn.Module, config: GlitConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.attention = attention
+        self.locality = Locality(
+            channels=width, inner_dim=width * max(config.expansions), kernel_size=max(config.kernel_sizes)
+        )
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        out: Tensor = self.attention(x_BND) + self.locality(x_BND)
+        return out
+
+
 def naive(space: AnySpace) -> tuple[nn.Module, Forward]:
     if isinstance(space, ResNas):
         from benchmarks.support.masked_resnas import MaskedResNas
@@ -74,6 +95,10 @@ def naive(space: AnySpace) -> tuple[nn.Module, Forward]:
         return ours(space)
     config = SUPERNETS.get(space.family).config_type(drop_path=DROP_PATH)
     network = make_network(space, space.largest(), config)
+    if isinstance(space, Glit):
+        for block in network.modules():
+            if isinstance(block, TransformerBlock):
+                block.attention = BothModules(block.attention, space.config)
     return network, lambda images, archs: network(images)
 
 
