@@ -13,7 +13,11 @@ from hwnas.pipeline.project import Project, propose_project, require_no_file
 @click.command()
 @click.argument("data")
 @click.option(
-    "--minutes", type=MINUTES, default=60, show_default=True, help="Time that the training of the supernet may take."
+    "--minutes",
+    type=MINUTES,
+    default=60,
+    show_default=True,
+    help="Wall time in minutes that the training of the supernet may take.",
 )
 @click.option("--replace", is_flag=True, help="Replace a file that exists.")
 @json_option
@@ -39,7 +43,7 @@ def _print(project: Project) -> None:
     print_line(f"{FILE}: {project.proposal.describe()}")
     print_line()
     rows = [(f"hwnas {name}", format_duration(60 * minutes)) for name, minutes in project.minutes.items()]
-    print_table(["", "estimated"], rows)
+    print_table(["", "estimated wall time"], rows)
     for note in project.notes:
         print_line(f"note: {note}")
     print_footer(("hwnas", "train"))

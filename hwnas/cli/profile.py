@@ -81,7 +81,7 @@ _RUN_PARAMETERS = (
     show_default="100, for detectors 40",
     help="Networks of the space to measure, in addition to the published ones.",
 )
-@click.option("--minutes", type=MINUTES, help="Measure for this long, instead of --samples.")
+@click.option("--minutes", type=MINUTES, help="Measure for this wall time, instead of --samples.")
 @click.option(
     "--batch",
     "batches",

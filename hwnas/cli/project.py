@@ -32,6 +32,9 @@ _ALTERNATIVES: Mapping[str, frozenset[str]] = {
 _KEPT: Mapping[str, frozenset[str]] = {"train": frozenset(("data",)), "profile": frozenset(("device", "runtime"))}
 """Options of a table that hold for something else, too."""
 
+_KEPT_RESUMED: Mapping[str, frozenset[str]] = {"train": frozenset(("out",))}
+"""Options of a table that hold where a run is resumed, which has the others itself."""
+
 
 def read_project(path: Path, *, commands: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read the tables of a project's file.
@@ -77,8 +80,8 @@ def project_options(
         values[key] = _converted(options[key], value, where=f"{path}: {name}.{key}")
     given = _given(arguments, options)
     if given & _ALTERNATIVES.get(name, frozenset()):
-        kept = frozenset() if "resume" in given else _KEPT.get(name, frozenset())
-        values = {key: value for key, value in values.items() if key in kept}
+        kept = _KEPT_RESUMED if "resume" in given else _KEPT
+        values = {key: value for key, value in values.items() if key in kept.get(name, frozenset())}
     return {str(options[key].name): value for key, value in values.items() if key not in given}
 
 

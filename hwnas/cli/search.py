@@ -103,7 +103,7 @@ _STRATEGY = (
         show_default="500",
         help="Networks to evaluate; with --resume as many as the search is to have in all.",
     ),
-    click.option("--minutes", type=MINUTES, help="Search for this long, instead of or in addition to --budget."),
+    click.option("--minutes", type=MINUTES, help="Search for this wall time, instead of or in addition to --budget."),
     click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all random choices."),
     click.option(
         "--seeds",

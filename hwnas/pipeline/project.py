@@ -38,7 +38,7 @@ class Project:
     options: Mapping[str, Mapping[str, object]]
     """By command, as `hwnas.toml` has them."""
     minutes: Mapping[str, float]
-    """Estimated time of each long command."""
+    """Estimated wall time of each long command."""
     device: str
     notes: tuple[str, ...] = ()
 
@@ -51,7 +51,7 @@ class Project:
         head = (
             "# Options of hwnas commands that are run in this folder; those of a command line take precedence.",
             f"# {images}, {self.estimate.config.num_classes} classes; {self.device}.",
-            f"# Estimated: {times}.",
+            f"# Estimated wall time: {times}.",
         )
         return "\n".join((*head, "", tomli_w.dumps({name: dict(table) for name, table in self.options.items()})))
 
@@ -62,7 +62,7 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
 
     Args:
         data: Images, as for a training.
-        minutes: Time that the training of the supernet may take. It has no more epochs than its recipe, or than 100
+        minutes: Wall time that the training of the supernet may take. It has no more epochs than its recipe, or than 100
             with the recipe `small`.
         machine: The machine; None: this one.
 
@@ -112,7 +112,7 @@ def _notes(epochs: int, estimate: TrainingEstimate, minutes: float) -> Iterator[
     usual = estimate.config.recipe.epochs
     if epochs < usual:
         needed = math.ceil(usual * estimate.seconds_per_epoch / 60)
-        yield (f"epochs that fit into {minutes:g} minutes: {epochs} of {usual}, all of them with --minutes {needed}")
+        yield (f"epochs that fit into {minutes:g} minutes of wall time: {epochs} of {usual}, all of them with --minutes {needed}")
 
 
 def _rounded(minutes: float) -> str:

@@ -41,6 +41,13 @@ def test_a_table_for_another_model_gives_its_images_alone(tmp_path: Path) -> Non
     assert options(tmp_path, TRAIN, "--out runs/a --resume") == {}
 
 
+def test_a_training_is_resumed_in_the_run_of_the_file(tmp_path: Path) -> None:
+    text = TRAIN + 'out = "runs/a"\n'
+    assert options(tmp_path, text, "--resume") == {"out": Path("runs/a")}
+    assert options(tmp_path, text, "--resume --out runs/b") == {}
+    assert options(tmp_path, '[search]\nout = "runs/search"\n', "--resume runs/other", name="search") == {}
+
+
 def test_values_are_converted_as_on_the_command_line(tmp_path: Path) -> None:
     text = '[profile]\nbatch = [1, 8]\nprecision = ["fp32", "bf16"]\nreference-networks = false\n'
     found = options(tmp_path, text, "", name="profile")
@@ -93,7 +100,7 @@ def test_a_file_for_images_and_machine_is_written_once(
     assert run(["init", "digits", "--minutes", "0.001", "--replace", "--json"]) == 0  # another recipe than small
     short = json.loads(capsys.readouterr().out)
     assert short["options"]["train"]["epochs"] == 1
-    assert any("epochs that fit into 0.001 minutes: 1 of 20" in note for note in short["notes"])
+    assert any("epochs that fit into 0.001 minutes of wall time: 1 of 20" in note for note in short["notes"])
     assert run(["init", "digits"]) == 1
     assert "hwnas.toml exists already" in capsys.readouterr().err
 
