@@ -322,6 +322,6 @@ def _print_trained(trained: TrainingResult) -> None:
         print_line(f"{name} network: divergence {divergence:.3g} nats from the model on the held-out images")
     if trained.bad_images:
         print_line(f"could not be read: {', '.join(trained.bad_images)}")
-    for note in trained.notes:
-        print_line(f"note: {note}")
+    for warning in trained.warnings:  # the notes were printed before the first step
+        print_line(f"note: {warning}")
     print_footer(("hwnas", "evaluate", trained.run))

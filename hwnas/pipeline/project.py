@@ -62,8 +62,8 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
 
     Args:
         data: Images, as for a training.
-        minutes: Wall time that the training of the supernet may take. It has no more epochs than its recipe, or than 100
-            with the recipe `small`.
+        minutes: Wall time that the training of the supernet may take. It has no more epochs than its recipe, or than
+            100 with the recipe `small`.
         machine: The machine; None: this one.
 
     Raises:
@@ -112,7 +112,8 @@ def _notes(epochs: int, estimate: TrainingEstimate, minutes: float) -> Iterator[
     usual = estimate.config.recipe.epochs
     if epochs < usual:
         needed = math.ceil(usual * estimate.seconds_per_epoch / 60)
-        yield (f"epochs that fit into {minutes:g} minutes of wall time: {epochs} of {usual}, all of them with --minutes {needed}")
+        fitting = f"epochs that fit into {minutes:g} minutes of wall time: {epochs} of {usual}"
+        yield f"{fitting}, all of them with --minutes {needed}"
 
 
 def _rounded(minutes: float) -> str:

@@ -105,6 +105,9 @@ class TrainingResult:
     bad_images: tuple[str, ...]
     """Unreadable images that were skipped."""
     notes: tuple[str, ...]
+    """What a user should know before the first step."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know about the trained supernet."""
     is_main_process: bool = True
     """False in all but one of several processes that train together."""
 
@@ -186,7 +189,7 @@ def train_model(
             reporter=reporter,
         )
         trainer = make_trainer(config, model=initial.model)
-        notes = (*_device_notes(requested.recipe, config.recipe), *_notes(config, data, initial, world))
+        notes = (*_device_notes(requested.recipe, config.recipe), *_notes(config, data, initial, world, resumed=resume))
         if world.is_main_process:  # all options are valid here, so that wrong ones leave no folder
             if not resume:
                 require_new_folder(folder)
@@ -225,7 +228,8 @@ def train_model(
         metric=QUALITY_OF_TASK[config.task] if config.labelled else "divergence",
         task_quality=session.extremes.task_quality,
         bad_images=tuple(session.bad_images),
-        notes=(*notes, *_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout))),
+        notes=notes,
+        warnings=tuple(_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout))),
         is_main_process=world.is_main_process,
     )
 
@@ -391,12 +395,17 @@ def _device_notes(requested: Recipe, recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _notes(config: TrainConfig, data: TrainData, initial: InitialModel, world: World) -> tuple[str, ...]:
-    """Return what a user should know before the first step."""
-    warning = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
+def _notes(
+    config: TrainConfig, data: TrainData, initial: InitialModel, world: World, *, resumed: bool = False
+) -> tuple[str, ...]:
+    """Return what a user should know before the first step; of a resumed training, what may have changed since."""
+    found = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
+    warning = () if found is None else (found,)
+    if resumed:
+        return warning
     unlabelled = "the images have no classes: networks learn the outputs of the model alone"
     first = (*data.notes, *([] if config.labelled else [unlabelled]), *_size_note(config), *_cache_note(config, data))
-    return (*first, *initial.notes, *([] if warning is None else [warning]))
+    return (*first, *initial.notes, *warning)
 
 
 def _cache_note(config: TrainConfig, data: TrainData) -> Iterator[str]:

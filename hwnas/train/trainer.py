@@ -165,6 +165,7 @@ class Trainer:
             if checkpoint is not None:
                 checkpoints.restore(checkpoint, self._stepper.state, self._stepper.scaler)
                 self._completed = checkpoint.header.step
+                self._report_resumed()
             return self._train(stop)
 
     def time_steps(self, steps: int = 3) -> float:
@@ -309,6 +310,11 @@ class Trainer:
             self._reporter.message(f"epoch {epoch + 1}: held-out accuracy of the {listed}")
         self.world.barrier()
         return accuracies
+
+    def _report_resumed(self) -> None:
+        if self.world.is_main_process and self._completed < self.steps:
+            epoch = f"epoch {self._completed // self.steps_per_epoch + 1} of {self.recipe.epochs}"
+            self._reporter.message(f"resuming at {epoch}, step {self._completed + 1:,} of {self.steps:,}")
 
     def _report(self, epoch: int, result: StepResult, networks: StepNetworks, *, heldout: Mapping[str, float]) -> None:
         now = time.monotonic()

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hwnas.errors import InputError, Interrupted
-from hwnas.progress import NullReporter, ProgressEvent, TrainingProgress
+from hwnas.progress import MessageRecorder, NullReporter, ProgressEvent, TrainingProgress
 from hwnas.supernet import matmul
 from hwnas.supernet.matmul import VARIABLE
 from hwnas.train.checkpoint import FOLDER, list_checkpoints, read_checkpoint
@@ -118,16 +118,19 @@ def test_a_signal_stops_after_a_step_and_saves(tmp_path: Path) -> None:
         finished(tmp_path / "run", RECIPE, batches=batches_of(Signalled, RECIPE))
     assert read_checkpoint(list_checkpoints(tmp_path / "run")[-1]).header.step == 9
     assert signal.getsignal(signal.SIGTERM) is before
-    whole, resumed = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE)
+    recorder = MessageRecorder()
+    whole, resumed = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE, reporter=recorder)
     assert_same(weights(resumed.model), weights(whole.model))
+    assert recorder.messages == ["resuming at epoch 2 of 3, step 10 of 18"]
 
 
 def test_resuming_a_finished_training_does_nothing(tmp_path: Path) -> None:
     first = finished(tmp_path / "run", toy_recipe())
     text = (tmp_path / "run" / METRICS).read_text()
-    again = toy_trainer(tmp_path / "run", AUTOFORMER, toy_recipe())
+    recorder = MessageRecorder()
+    again = toy_trainer(tmp_path / "run", AUTOFORMER, toy_recipe(), reporter=recorder)
     outcome = again.run(resume=True)
-    assert (outcome.steps, outcome.loss) == (18, None)
+    assert (outcome.steps, outcome.loss, recorder.messages) == (18, None, [])
     assert_same(weights(again.model), weights(first.model))
     assert (tmp_path / "run" / METRICS).read_text() == text
 

@@ -37,7 +37,14 @@ from hwnas.train.data.images import (
     subset,
 )
 from hwnas.train.data.parquet import find_parquet_files, is_parquet, open_parquet
-from hwnas.train.data.readers import FolderDataset, ImageFolder, find_shards, open_shards, open_torchvision
+from hwnas.train.data.readers import (
+    TEST_FOLDERS,
+    FolderDataset,
+    ImageFolder,
+    find_shards,
+    open_shards,
+    open_torchvision,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -246,7 +253,8 @@ def _open_folder(path: Path) -> _Source:
 
 def _folder_notes(folder: ImageFolder, *, has_test: bool) -> Iterator[str]:
     if folder.train and not has_test:
-        yield f"{folder.path} has no test images"
+        *names, last = TEST_FOLDERS
+        yield _no_test_images(folder.path, f"a folder {'/, '.join(names)}/ or {last}/ beside {folder.train}/")
     if special := sorted(folder.index.special):
         listed = printable(", ".join(special[:_MAX_LISTED]))
         yield f"skipped {len(special)} pipes, sockets or devices among the images: {listed}"
@@ -285,7 +293,7 @@ def _open_parquet(path: Path) -> _Source:
     train, names = open_parquet(files)
     tests = [] if path.is_file() else find_parquet_files(path, _TEST_WORDS)
     test = open_parquet(tests)[0] if tests else None
-    notes = (f"{path} has no test images",) if path.is_dir() and test is None else ()
+    notes = (_no_test_images(path, "files test*.parquet"),) if path.is_dir() and test is None else ()
     identity = " ".join(f"{file.name} {file.stat().st_size}" for file in (*files, *tests))
     classes = names or number_classes(train.labels, source=str(path))
     return _Source(
@@ -375,7 +383,7 @@ def _open_shards(config: DataConfig) -> _Source:
     train = open_shards(files)
     tests = find_shards(folder, _TEST_WORDS)
     test = open_shards(tests) if tests else None
-    notes = () if tests else (f"{folder} has no test images",)
+    notes = () if tests else (_no_test_images(folder, "files *test*.tar"),)
     identity = " ".join(f"{file.name} {file.stat().st_size}" for file in (*files, *tests))
     classes = number_classes(train.labels, source=str(folder))
     return _Source(classes=classes, train=train, test=test, identity=f"wds {identity}", notes=notes)
@@ -400,6 +408,10 @@ def absolute_data_name(name: str) -> str:
             return name
         path = Path(name)
         return str(absolute_path(path)) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
+
+
+def _no_test_images(path: Path, remedy: str) -> str:
+    return f"{path} has no test images for a last check of the chosen network; to have some, add {remedy}"
 
 
 def _numbered(count: int) -> tuple[str, ...]:

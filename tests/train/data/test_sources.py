@@ -84,6 +84,11 @@ def test_a_folder_without_test_images_says_so(tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert data.test is None
     assert "has no test images" in data.notes[0]
+    assert data.notes[0].endswith("add a folder test/, val/, valid/ or validation/ beside train/")
+    write_folder(tmp_path / "val", THREE)
+    again = opened(tmp_path)
+    assert again.test is not None
+    assert again.notes == ()
 
 
 def test_order_on_the_disk_does_not_matter(tmp_path: Path) -> None:
