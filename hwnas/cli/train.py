@@ -92,7 +92,8 @@ _RECIPE_OPTIONS = (
     click.option(
         "--epochs",
         type=EPOCHS_OR_ZERO,
-        help="Epochs; warm-up and widening keep their shares. 0 leaves the weights of --elastic as they are.",
+        help="Epochs; warm-up and widening keep their shares. 0 leaves the weights of --elastic as they are. "
+        "With --resume: end after so many, now if they are done.",
     ),
     click.option(
         "--batch",
@@ -113,7 +114,7 @@ _RECIPE_OPTIONS = (
 )
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
-    click.option("--resume", is_flag=True, help="Resume the training in --out."),
+    click.option("--resume", is_flag=True, help="Resume the training in --out, or in that of hwnas.toml."),
     click.option(
         "--evaluate-every",
         type=EPOCHS_OR_ZERO,
@@ -153,8 +154,12 @@ def train(
     --space trains the supernet of a space, --arch one of its networks, --model a model of timm, --elastic the networks
     inside a pretrained model, for which a folder of images without classes is enough. The run folder contains the
     command, the recipe, the list of held-out images, metrics.jsonl and metrics.csv, checkpoints and the weights, and
-    where tensorboard is installed its files. An interrupted training is resumed with --resume and ends with the same
-    weights. --evaluate-every shows how accuracy on held-out images develops, and changes no weights.
+    where tensorboard is installed its files. --evaluate-every shows how accuracy on held-out images develops, and
+    changes no weights.
+
+    An interrupted training is resumed with --resume and ends with the same weights. With another number of --epochs,
+    the learning rate goes on as in a training of so many; if so many are done, the training ends now, with the weights
+    that it has.
 
     --task detection or segmentation trains the same networks with a head of torchvision on a pyramid of their feature
     maps, on images with boxes or classes of pixels; --supernet RUN of a classification training gives the backbone its
@@ -313,7 +318,9 @@ def _print_estimate(estimate: TrainingEstimate) -> None:
 
 def _print_trained(trained: TrainingResult) -> None:
     loss = "" if trained.loss is None else f", last loss {trained.loss:.4f}"
-    print_line(f"{trained.weights}: {trained.steps:,} steps{loss}, {trained.images_per_s:,.0f} images/s")
+    speed = "" if trained.loss is None else f", {trained.images_per_s:,.0f} images/s"
+    planned = "" if trained.steps == trained.planned_steps else f" of {trained.planned_steps:,}"
+    print_line(f"{trained.weights}: {trained.steps:,}{planned} steps{loss}{speed}")
     for name, accuracy in trained.accuracies.items():
         print_line(f"{name} network: {accuracy:.2%} of the held-out images")
     for name, value in trained.task_quality.items():

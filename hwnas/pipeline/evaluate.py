@@ -52,7 +52,7 @@ from hwnas.train.tasks import (
     make_task_evaluator,
     outputs_of,
 )
-from hwnas.train.weights import load_model, weights_digest, weights_file
+from hwnas.train.weights import load_model, require_weights, weights_digest, weights_file
 
 TEST_USES = "test-uses.jsonl"
 """File of a run that records each evaluation on its test images."""
@@ -387,9 +387,7 @@ def _input_of(module: nn.Module, config: TrainConfig | None) -> tuple[tuple[int,
 
 def _is_supernet(run: Path) -> bool:
     if run.is_dir():
-        if not any((run / name).is_file() for name in (SUPERNET, NETWORK, MODEL)):
-            hint = f"hwnas train --out {run} --resume"
-            raise InputError(f"{run} must hold trained weights", got="a training that is not complete", hint=hint)
+        require_weights(run)
         return (run / SUPERNET).is_file()
     if not run.exists():
         raise InputError(f"there is no run and no file {run}")

@@ -17,7 +17,7 @@ from hwnas.space.deployed import DeployedSpace, networks_of
 from hwnas.space.space import AnySpace, Candidate
 from hwnas.train.evaluation import resolve_arch
 from hwnas.train.options import read_train_config, supernet_file
-from hwnas.train.weights import weights_digest
+from hwnas.train.weights import require_weights, weights_digest
 
 _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
 
@@ -57,6 +57,7 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
         return RunNetwork(space=stored.space, arch=stored.arch, weights=run / NETWORK)
     if (run / SUPERNET).is_file():
         return _of_supernet(run, _required(arch, run))
+    require_weights(run)
     hint = "a finished run of hwnas search or hwnas train"
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
 

@@ -24,6 +24,7 @@ from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
+from hwnas.train.checkpoint import finished_epochs, last_header
 from hwnas.train.data.images import HELDOUT_LIST, ArrayDataset, BadImageLog, require_same_images, write_image_list
 from hwnas.train.data.loader import default_workers
 from hwnas.train.data.picture_cache import cached_images
@@ -37,6 +38,7 @@ from hwnas.train.evaluator import DecodedOnce, evaluate_module
 from hwnas.train.machine import device_precision
 from hwnas.train.memory import estimate_memory, explain_out_of_memory, fit_microbatch, memory_warning
 from hwnas.train.options import (
+    EpochsChange,
     TrainConfig,
     TrainOptions,
     default_run_folder,
@@ -53,6 +55,7 @@ from hwnas.train.options import (
 from hwnas.train.recipe import Recipe, diff_tables
 from hwnas.train.session import (
     ORIGINAL,
+    RESULT,
     Extremes,
     InitialModel,
     TrainData,
@@ -89,6 +92,8 @@ class TrainingResult:
     weights: Path
     steps: int
     """Steps of the training, including those before it was resumed."""
+    planned_steps: int
+    """Steps of all epochs; more than `steps` if the training was ended before."""
     loss: float | None
     """Loss of the last step; None: the resumed training had already ended."""
     seconds: float
@@ -151,7 +156,9 @@ def train_model(
     Args:
         options: What to train, on which data and how.
         out: Folder of the run; None: a new one under `runs`.
-        resume: Resume the training in `out` from its last checkpoint, to the same weights.
+        resume: Resume the training in `out` from its last checkpoint, to the same weights. With another number of
+            epochs in the options, the learning rate goes on as in a training of so many; if so many are done, the
+            training ends now, with the weights that it has.
         workers: Processes that load images; None: none on a CPU, else the cores of each GPU.
         trainer_config: Threads, checkpoints and compilation.
         reporter: Receives messages and progress.
@@ -166,12 +173,12 @@ def train_model(
     folder = out or default_run_folder(options)
     reporter = reporter or NullReporter()
     with distributed_world() as world, ExitStack() as lock:
-        resume = resume or goes_on(world, is_begun=out is not None and _is_run(folder))
+        asked, resume = resume, resume or goes_on(world, is_begun=out is not None and _is_run(folder))
         _require_run(folder, resume=resume)
         if resume and world.is_main_process:
             lock.enter_context(WriterLock(folder / LOCK, activity="training"))
             remove_temporaries(folder)
-        config, data = _resume_config(options, folder) if resume else _new_config(options)
+        config, data = _resume_config(options, folder, may_change=asked) if resume else _new_config(options)
         requested = config
         workers = default_workers(world.device, processes=world.size) if workers is None else workers
         if not resume:
@@ -220,6 +227,7 @@ def train_model(
         run=folder,
         weights=session.weights,
         steps=session.trainer.steps,
+        planned_steps=session.trainer.planned_steps,
         loss=session.trainer.loss,
         seconds=session.trainer.seconds,
         images_per_s=session.trainer.images_per_s,
@@ -298,9 +306,11 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        message = (
-            f"{str(stopped) or 'the run is kept'}\n  try     hwnas train --out {shlex.quote(str(folder))} --resume"
-        )
+        command = f"hwnas train --out {shlex.quote(str(folder))} --resume"
+        message = f"{str(stopped) or 'the run is kept'}\n  try     {command}"
+        epochs = finished_epochs(folder)
+        if epochs is not None:
+            message += f"\n  try     {command} --epochs {epochs}   # ends it now, with the weights that it has"
         raise Interrupted(message, number=signal_number(stopped)) from stopped
 
 
@@ -402,10 +412,24 @@ def _notes(
     found = memory_warning(estimate_memory(config, initial.model, world), config.recipe)
     warning = () if found is None else (found,)
     if resumed:
-        return warning
+        return (*_epochs_notes(config), *warning)
     unlabelled = "the images have no classes: networks learn the outputs of the model alone"
     first = (*data.notes, *([] if config.labelled else [unlabelled]), *_size_note(config), *_cache_note(config, data))
     return (*first, *initial.notes, *warning)
+
+
+def _epochs_notes(config: TrainConfig) -> Iterator[str]:
+    """Say what the last change of the number of epochs means."""
+    if not config.epochs_changes:
+        return
+    change, recipe = config.epochs_changes[-1], config.current_recipe
+    if not change.ends:
+        yield f"from step {change.step + 1:,} on, the learning rate is that of a training of {change.epochs} epochs"
+        return
+    yield f"the training ends after step {change.step:,}, with {change.epochs} of {recipe.epochs} epochs done"
+    if change.epochs < recipe.sampling.widening_epochs:
+        widening = recipe.sampling.widening_epochs
+        yield f"narrow networks were to come in during the first {widening} epochs: some were never trained"
 
 
 def _cache_note(config: TrainConfig, data: TrainData) -> Iterator[str]:
@@ -473,8 +497,14 @@ def _require_run(folder: Path, *, resume: bool) -> None:
         raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
 
 
-def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, TrainData]:
-    """Read the config of a run; options, if any are given, must resolve to the same."""
+def _resume_config(options: TrainOptions, folder: Path, *, may_change: bool) -> tuple[TrainConfig, TrainData]:
+    """Read the config of a run; options, if any are given, must resolve to the same.
+
+    Args:
+        options: Options of the call that resumes.
+        folder: The run.
+        may_change: The number of epochs may be another one.
+    """
     config = read_train_config(Run.open(folder))
     require_unchanged_weights(config)
     data: TrainData
@@ -491,7 +521,9 @@ def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Tr
         data = open_data(
             config.data, image_shape=config.image_shape, num_classes=config.num_classes, labelled=config.labelled
         )
-    if options != TrainOptions():
+    epochs = options.epochs if may_change else None
+    if replace(options, epochs=None if may_change else options.epochs) != TrainOptions():
+        options = options if epochs is None else replace(options, epochs=config.recipe.epochs)
         requested = _complete_and_resolve(options, config, num_images=len(data.train))
         # What the device decided is that of the run.
         decided = {
@@ -500,8 +532,39 @@ def _resume_config(options: TrainOptions, folder: Path) -> tuple[TrainConfig, Tr
             if not _is_set(options, name)
         }
         requested = replace(requested, recipe=replace(requested.recipe, **decided))
-        _require_same_config(requested, replace(config, machine=None))
-    return config, data
+        _require_same_config(requested, replace(config, machine=None, epochs_changes=()))
+    return config if epochs is None else _with_changed_epochs(config, epochs, folder), data
+
+
+def _with_changed_epochs(config: TrainConfig, epochs: int, folder: Path) -> TrainConfig:
+    """Return the config of a training that is resumed with a number of epochs.
+
+    Raises:
+        InputError: The recipe does not allow so few, or nothing is trained that the training could end with.
+    """
+    recipe, header = config.current_recipe, last_header(folder)
+    done = 0 if header is None else header.epoch
+    has_ended = config.end_step is not None or done >= recipe.epochs
+    if (epochs == recipe.epochs and config.end_step is None) or (epochs <= done and has_ended):
+        return config
+    command = f"hwnas train --out {shlex.quote(str(folder))} --resume"
+    if not config.recipe.epochs:
+        message = "a training without epochs has no schedule that more of them could follow"
+        raise InputError(message, got=f"--epochs {epochs}", hint="another --out")
+    if epochs <= done:
+        if header is None:
+            message = f"{folder} has no trained weights that it could end with"
+            raise InputError(message, got="no checkpoint", hint=command)
+        change = EpochsChange(step=header.step, epochs=done, ends=True)
+        return replace(config, epochs_changes=(*config.epochs_changes, change))
+    warmup, widening = recipe.schedule.warmup_epochs, recipe.sampling.widening_epochs
+    least = max(warmup + 1, widening)
+    if epochs < least:
+        message = f"a training with {warmup} epochs of warm-up and {widening} of widening must have at least {least}"
+        hint = f"{command} --epochs {least}, or --epochs {done} to end it now"
+        raise InputError(message, got=f"--epochs {epochs}", hint=hint)
+    change = EpochsChange(step=0 if header is None else header.step, epochs=epochs, ends=False)
+    return replace(config, epochs_changes=(*config.epochs_changes, change))
 
 
 def _complete_and_resolve(options: TrainOptions, config: TrainConfig, *, num_images: int) -> TrainConfig:
@@ -536,6 +599,9 @@ def _prepare_run(folder: Path, config: TrainConfig, data: TrainData, *, resume: 
     """Create the run, or check that a resumed one held out the same images, and say how its images are prepared."""
     if resume and (folder / HELDOUT_LIST).exists():
         require_same_images(folder / HELDOUT_LIST, data.heldout)
+    if resume and read_train_config(run := Run.open(folder)) != config:
+        run.with_config(config)
+        (folder / RESULT).unlink(missing_ok=True)  # that of another number of epochs
     if not resume:
         Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
     if not (folder / PREPROCESS).exists():
@@ -582,13 +648,15 @@ def _make_trainer(
         folder,
         model.to(world.device),
         loader,
-        config.recipe,
+        config.current_recipe,
         seed=config.seed,
         data=data.fingerprint,
         teacher=make_teacher(config),
         world=world,
         config=trainer_config,
         machine=config.machine,
+        end_step=config.end_step,
+        earlier_epochs=(config.recipe.epochs, *(change.epochs for change in config.epochs_changes)),
         evaluate=_heldout_evaluation(config, data, trainer_config, device=world.device, workers=workers),
         reporter=reporter,
     )

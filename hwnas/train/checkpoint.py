@@ -126,6 +126,21 @@ def last_checkpoint(run: Path, *, clean_up: bool = False) -> TrainCheckpoint | N
     return read_checkpoint(paths[-1]) if paths else None
 
 
+def last_header(run: Path) -> CheckpointHeader | None:
+    """Read the header of the newest checkpoint of a run, if there is one."""
+    paths = list_checkpoints(run)
+    return _read(paths[-1], with_tensors=False).header if paths else None
+
+
+def finished_epochs(run: Path) -> int | None:
+    """Return the epochs that are done in the newest checkpoint of a run; None: there is none, or it cannot be read."""
+    try:
+        header = last_header(run)
+    except InputError:
+        return None
+    return None if header is None else header.epoch
+
+
 def read_checkpoint(path: Path) -> TrainCheckpoint:
     """Read a checkpoint.
 
@@ -133,11 +148,16 @@ def read_checkpoint(path: Path) -> TrainCheckpoint:
         InputError: The file is broken or has another schema.
     """
     _log.info("reading checkpoint %s", path)
+    return _read(path, with_tensors=True)
+
+
+def _read(path: Path, *, with_tensors: bool) -> TrainCheckpoint:
     require_regular(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_HEADER_KEY, "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            names = file.keys() if with_tensors else ()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         failure = cannot("read as a checkpoint", path, error)
         raise InputError(failure.message, got=failure.got, hint=REMOVE_HINT) from error

@@ -22,8 +22,8 @@ from hwnas.train.evaluation import resolve_arch
 from hwnas.train.machine import MachineSettings
 from hwnas.train.presets import FINETUNE_RECIPE, resolve_recipe
 from hwnas.train.pretrained import num_classes_of_weights
-from hwnas.train.recipe import Recipe
-from hwnas.train.weights import read_timm_origin, weights_digest, weights_file
+from hwnas.train.recipe import MAX_EPOCHS, Recipe
+from hwnas.train.weights import read_timm_origin, require_weights, weights_digest, weights_file
 
 SCHEMA = "hwnas.train/2"
 """Schema of a training's config in its run's manifest."""
@@ -112,6 +112,21 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochsChange:
+    """Another number of epochs, with which a training was resumed."""
+
+    step: Annotated[int, Between(0, 10**15)]
+    """Steps that were done before."""
+    epochs: Annotated[int, Between(0, MAX_EPOCHS)]
+    """Epochs from then on, by which the schedule of learning rates is made."""
+    ends: bool
+    """True: so many epochs were done, and the training ended at `step`; the schedule stayed."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that the result of a training depends on except versions and machine; stored in the run's manifest."""
 
@@ -141,6 +156,8 @@ class TrainConfig:
     """False: the images have no classes, and networks learn the outputs of the model of `elastic` alone."""
     machine: MachineSettings | None = None
     """Settings of the CPU that the run was made with and that resumed trainings keep; None: not yet chosen."""
+    epochs_changes: tuple[EpochsChange, ...] = ()
+    """Changes of the epochs of `recipe`, with which the training began, in their order."""
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
@@ -153,6 +170,18 @@ class TrainConfig:
     def task(self) -> Task:
         """The task of the networks."""
         return "classification" if self.space is None else SPACES.get(self.space).config.task
+
+    @property
+    def current_recipe(self) -> Recipe:
+        """The recipe with the epochs that the schedule is made by now."""
+        changed = [change.epochs for change in self.epochs_changes if not change.ends]
+        return replace(self.recipe, epochs=changed[-1]) if changed else self.recipe
+
+    @property
+    def end_step(self) -> int | None:
+        """The step that the training was ended at before all its epochs were done; None: it was not."""
+        last = self.epochs_changes[-1] if self.epochs_changes else None
+        return None if last is None or not last.ends else last.step
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -485,6 +514,7 @@ def supernet_file(path: Path) -> Path:
 
 def first_weights_file(path: Path) -> Path:
     """Return the file of the weights that a training begins with: of a supernet or, if there is none, of a network."""
+    require_weights(path)
     network = path / NETWORK
     return network if network.is_file() and not supernet_file(path).is_file() else supernet_file(path)
 

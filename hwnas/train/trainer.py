@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +89,8 @@ class TrainerResult:
     """Figures of a completed training."""
 
     steps: int
+    planned_steps: int
+    """Steps of all epochs; more than `steps` if the training was ended before."""
     loss: float | None
     """Loss of the last step; None: the resumed training had already ended."""
     seconds: float
@@ -110,6 +112,8 @@ class Trainer:
         world: Processes of the training; by default this one.
         config: Execution of the training.
         machine: Settings of the CPU that the run was made with; None: they are chosen.
+        end_step: The step to end at; None: that in which all epochs are done.
+        earlier_epochs: Numbers of epochs that the recipe had before, in checkpoints that are resumed from.
         evaluate: Evaluates the model, or the moving average of its weights, every `config.evaluate_every` epochs.
         reporter: Receives progress.
 
@@ -130,6 +134,8 @@ class Trainer:
         world: World | None = None,
         config: TrainerConfig | None = None,
         machine: MachineSettings | None = None,
+        end_step: int | None = None,
+        earlier_epochs: Collection[int] = (),
         evaluate: EvaluateModel | None = None,
         reporter: Reporter | None = None,
     ) -> None:
@@ -138,8 +144,10 @@ class Trainer:
         self._evaluate, self._reporter = evaluate, reporter or NullReporter()
         self.seed, self.data = seed, data
         self.steps_per_epoch = _steps_per_epoch(batches, recipe)
-        self.steps = self.steps_per_epoch * recipe.epochs
-        _require_fast_average(recipe.ema, self.steps)
+        self.planned_steps = self.steps_per_epoch * recipe.epochs
+        self.steps = self.planned_steps if end_step is None else end_step
+        self._earlier_epochs = earlier_epochs
+        _require_fast_average(recipe.ema, self.planned_steps)
         self._microbatch_size = recipe.microbatch_size(self.world.size)
         self._stepper = Stepper(
             model, recipe, seed=seed, steps_per_epoch=self.steps_per_epoch, teacher=teacher, world=self.world
@@ -186,11 +194,12 @@ class Trainer:
         return median(end - before for before, end in pairwise(ends)) * size / timed
 
     def use_ema_weights(self) -> bool:
-        """Load the moving average into the model; return False if the recipe has none."""
+        """Load the moving average into the model; return False if there is none, or a poor one after so few steps."""
         ema = self._stepper.state.ema
-        if ema is not None:
-            self.model.load_state_dict(ema.state_dict())
-        return ema is not None
+        if ema is None or _initial_share(self.recipe.ema, self.steps) > _MAX_INITIAL_SHARE:
+            return False
+        self.model.load_state_dict(ema.state_dict())
+        return True
 
     def choose_machine(self) -> MachineSettings:
         """Return the settings of the CPU, which are chosen by this machine unless they were given."""
@@ -207,7 +216,10 @@ class Trainer:
             return None
         checkpoint = checkpoints.last_checkpoint(self.folder, clean_up=self.world.is_main_process)
         if checkpoint is not None:
-            checkpoints.require_same_training(checkpoint, self._metadata())
+            metadata = self._metadata()
+            if (epochs := checkpoint.header.recipe.get("epochs")) in self._earlier_epochs:
+                metadata["recipe"]["epochs"] = epochs
+            checkpoints.require_same_training(checkpoint, metadata)
             if checkpoint.header.step > self.steps:
                 message = f"step in the header of {checkpoint.path} must be at most {self.steps}"
                 raise InputError(message, got=checkpoint.header.step, hint=checkpoints.REMOVE_HINT)
@@ -236,12 +248,16 @@ class Trainer:
         with ExitStack() as stack:
             if self.world.is_main_process:
                 self._metrics = stack.enter_context(MetricsWriter(self.folder, step=first))
-            for epoch in range(first // self.steps_per_epoch, self.recipe.epochs):
+            for epoch in range(first // self.steps_per_epoch, math.ceil(self.steps / self.steps_per_epoch)):
                 self._run_epoch(epoch, stop)
         seconds = time.monotonic() - began
         images = (self.steps - first) * self.recipe.batch_size
         return TrainerResult(
-            steps=self.steps, loss=self._loss, seconds=seconds, images_per_s=images / max(seconds, 1e-9)
+            steps=self.steps,
+            planned_steps=self.planned_steps,
+            loss=self._loss,
+            seconds=seconds,
+            images_per_s=images / max(seconds, 1e-9),
         )
 
     def _run_epoch(self, epoch: int, stop: StopRequest) -> None:
@@ -267,8 +283,9 @@ class Trainer:
     def _epoch(self, epoch: int, *, first: int) -> Iterator[list[Batch | DetectionBatch]]:
         """Yield the microbatches of each step of an epoch, from a step on."""
         size = self.recipe.grad_accum_steps
+        end = min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
         with closing(self._microbatches(epoch, first=first * size)) as microbatches:
-            for _ in range(first, self.steps_per_epoch):
+            for _ in range(first, end):
                 yield list(islice(microbatches, size))
 
     def _microbatches(self, epoch: int, *, first: int) -> Generator[Batch | DetectionBatch]:
@@ -286,10 +303,10 @@ class Trainer:
         heldout = self._heldout_accuracies(epoch)
         if self.world.is_main_process:
             self._report(epoch, result, networks, heldout=heldout)
-        if stopping or saving or self._completed % self.steps_per_epoch == 0:
+        if stopping or saving or self._completed % self.steps_per_epoch == 0 or self._completed == self.steps:
             self._save()
         if stopping and self._completed < self.steps:
-            message = f"the training was stopped after step {self._completed} of {self.steps}"
+            message = f"the training was stopped after step {self._completed:,} of {self.steps:,}"
             # Another process of the training may have got the signal.
             number = signal.SIGTERM if stop.number is None else stop.number
             raise Interrupted(f"{message}; the state is saved in {self.folder}", number=number)
@@ -366,11 +383,16 @@ class Trainer:
 
 def _require_fast_average(config: EmaConfig, steps: int) -> None:
     """Raise an InputError if the average would still consist of initial weights to a large part at the end."""
-    share = 0.0 if config.warmup or not steps else config.decay**steps
+    share = _initial_share(config, steps)
     if share > _MAX_INITIAL_SHARE:
         message = f"initial weights may be at most {_MAX_INITIAL_SHARE:.0%} of the average of the weights at the end"
         got = f"{share:.0%} after {steps} steps with ema.decay={config.decay}"
         raise InputError(message, got=got, hint="ema.warmup=true, or a smaller ema.decay")
+
+
+def _initial_share(config: EmaConfig, steps: int) -> float:
+    """Return the share of the initial weights in the average after so many steps."""
+    return 0.0 if config.warmup or not steps else config.decay**steps
 
 
 def _steps_per_epoch(batches: BatchSource, recipe: Recipe) -> int:

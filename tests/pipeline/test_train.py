@@ -18,7 +18,10 @@ from hwnas.errors import InputError, Interrupted, UsageError
 from hwnas.files import WriterLock
 from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
+from hwnas.pipeline.run_network import network_of_run
+from hwnas.pipeline.search.accuracy import open_supernet
 from hwnas.pipeline.train import _cache_note, _new_config, _supernet_warnings, estimate_training, train_model
+from hwnas.progress import MessageRecorder
 from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
@@ -26,7 +29,14 @@ from hwnas.supernet.store import load_network, load_supernet, save_network
 from hwnas.train.checkpoint import list_checkpoints, read_checkpoint
 from hwnas.train.machine import device_precision
 from hwnas.train.metrics_file import read_metrics
-from hwnas.train.options import PretrainedModel, TrainOptions, read_train_config, resolve_config, resolve_data_config
+from hwnas.train.options import (
+    EpochsChange,
+    PretrainedModel,
+    TrainOptions,
+    read_train_config,
+    resolve_config,
+    resolve_data_config,
+)
 from hwnas.train.presets import RECIPES, resolve_recipe
 from hwnas.train.session import make_model
 from hwnas.train.trainer import TrainerConfig
@@ -93,7 +103,8 @@ def test_a_supernet_that_hardly_separates_its_networks_is_noted(
     assert notes == ([warning] if warns else [])
 
 
-def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
+def interrupted(out: Path, *, step: int) -> str:
+    """Interrupt a training before it completes a step; return what it says."""
     from hwnas.train import step as steps
 
     original, count = steps.Stepper.run, 0
@@ -101,14 +112,75 @@ def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path
     def stopping(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
-        if count == 3:
+        if count == step:
             raise Interrupted("pulled")
         return original(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps.Stepper, "run", stopping)
-        with pytest.raises(Interrupted, match=r"hwnas train --out .* --resume"):
-            trained(SMALL, tmp_path / "again")
+        with pytest.raises(Interrupted) as caught:
+            trained(SMALL, out)
+    return str(caught.value)
+
+
+def test_an_interrupted_training_is_ended_with_what_it_has(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    resume, end = f"hwnas train --out {out} --resume", f"hwnas train --out {out} --resume --epochs 1   # ends it now"
+    said = interrupted(out, step=3).splitlines()
+    assert [line.removeprefix("  try     ") for line in said[1:]] == [resume, f"{end}, with the weights that it has"]
+    for use in (
+        lambda: evaluate(out, ["min"]),
+        lambda: network_of_run(out, "max"),
+        lambda: open_supernet(out, space=None, data=None),
+    ):
+        with pytest.raises(InputError, match="must hold trained weights") as caught:
+            use()
+        assert str(caught.value.hint).startswith(end)
+    with pytest.raises(InputError, match="must hold trained weights"):
+        trained(replace(SMALL, space=None, supernet=out), tmp_path / "next")
+    recorder = MessageRecorder()
+    ended = trained(TrainOptions(epochs=1), out, resume=True, reporter=recorder)
+    assert recorder.messages == ["note: the training ends after step 2, with 1 of 2 epochs done"]
+    assert (ended.steps, ended.planned_steps, ended.accuracies.keys()) == (2, 4, {"smallest", "largest"})
+    checkpoint = read_checkpoint(list_checkpoints(out)[-1]).tensors
+    cut = load_file(out / "supernet.safetensors")
+    assert all(torch.equal(checkpoint[f"model/shared.{name}"], tensor) for name, tensor in cut.items())
+    config, result = read_train_config(Run.open(out)), json.loads((out / "result.json").read_text())
+    assert (config.recipe.epochs, config.epochs_changes) == (2, (EpochsChange(step=2, epochs=1, ends=True),))
+    assert (result["steps"], result["planned_steps"]) == (2, 4)
+    # The same command changes nothing more, and the training can still go on, as if it had not been ended.
+    assert trained(TrainOptions(epochs=1), out, resume=True).steps == trained(TrainOptions(), out, resume=True).steps
+    assert read_train_config(Run.open(out)) == config
+    assert trained(replace(SMALL, epochs=2), out, resume=True).steps == 4
+    one, other = (load_file(folder / "supernet.safetensors") for folder in (run, out))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert json.loads((out / "result.json").read_text())["steps"] == 4
+
+
+def test_a_training_is_resumed_with_more_epochs(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "longer"
+    shutil.copytree(run, out)
+    recorder = MessageRecorder()
+    assert trained(TrainOptions(epochs=3), out, resume=True, reporter=recorder).steps == 6
+    rate = "note: from step 5 on, the learning rate is that of a training of 3 epochs"
+    assert recorder.messages == [rate, "resuming at epoch 3 of 3, step 5 of 6"]
+    assert read_train_config(Run.open(out)).epochs_changes == (EpochsChange(step=4, epochs=3, ends=False),)
+    # Fewer than are done: there is nothing left to end.
+    assert trained(TrainOptions(epochs=1), out, resume=True).steps == 6
+    assert len(read_train_config(Run.open(out)).epochs_changes) == 1
+
+
+def test_epochs_that_a_resumed_training_cannot_have(tmp_path: Path) -> None:
+    interrupted(tmp_path / "run", step=1)
+    with pytest.raises(InputError, match="with 1 epochs of warm-up and 0 of widening must have at least 2"):
+        trained(TrainOptions(epochs=1), tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="no trained weights that it could end with"):
+        trained(TrainOptions(epochs=0), tmp_path / "run", resume=True)
+    assert read_train_config(Run.open(tmp_path / "run")).epochs_changes == ()
+
+
+def test_a_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
+    assert "hwnas train --out " in interrupted(tmp_path / "again", step=3)
     trained(TrainOptions(), tmp_path / "again", resume=True)
     one, other = (load_file(folder / "supernet.safetensors") for folder in (run, tmp_path / "again"))
     assert one.keys() == other.keys()

@@ -46,9 +46,11 @@ from tests.train.toys import (
 class Ending(ToyLoader):
     """Batches that do something in place of the one of a step."""
 
+    at = 8
+
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         for step, batch in enumerate(super().epoch(epoch, first=first), first + epoch * len(self)):
-            if step == 8:
+            if step == self.at:
                 self.end()
             yield batch
 
@@ -59,6 +61,10 @@ class Ending(ToyLoader):
 class Signalled(Ending):
     def end(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SignalledLater(Signalled):
+    at = 20
 
 
 def batches_of(kind: type[ToyLoader], recipe: Recipe, space: Any = AUTOFORMER) -> ToyLoader:
@@ -122,6 +128,58 @@ def test_a_signal_stops_after_a_step_and_saves(tmp_path: Path) -> None:
     whole, resumed = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE, reporter=recorder)
     assert_same(weights(resumed.model), weights(whole.model))
     assert recorder.messages == ["resuming at epoch 2 of 3, step 10 of 18"]
+
+
+def cut(run: Path, recipe: Recipe = RECIPE) -> None:
+    """Stop a training after step 9 of 18."""
+    with pytest.raises(Interrupted):
+        finished(run, recipe, batches=batches_of(Signalled, recipe), config=EVERY_STEP)
+
+
+def test_a_training_goes_on_with_another_number_of_epochs(tmp_path: Path) -> None:
+    for name in ("once", "twice"):
+        cut(tmp_path / name)
+    longer = replace(RECIPE, epochs=5)
+    with pytest.raises(InputError, match="must have the settings") as caught:
+        finished(tmp_path / "once", longer)
+    assert "recipe.epochs was 3, is 5" in str(caught.value.got)
+    once = finished(tmp_path / "once", longer, earlier_epochs=(3,))
+    rows = read_metrics(tmp_path / "once")
+    assert [row["step"] for row in rows] == list(range(1, 31))
+    # The rates are those of the schedules of three epochs and then of five.
+    for recipe, steps in ((RECIPE, range(9)), (longer, range(9, 30))):
+        finished(tmp_path / f"of {recipe.epochs}", recipe)
+        expected = read_metrics(tmp_path / f"of {recipe.epochs}")
+        assert [rows[step]["lr"] for step in steps] == [expected[step]["lr"] for step in steps]
+    later = batches_of(SignalledLater, longer)
+    with pytest.raises(Interrupted, match="after step 21 of 30"):
+        finished(tmp_path / "twice", longer, batches=later, earlier_epochs=(3,))
+    twice = finished(tmp_path / "twice", longer, earlier_epochs=(3,))
+    assert_same(weights(twice.model), weights(once.model))
+
+
+def test_a_training_ends_before_all_epochs_are_done(tmp_path: Path) -> None:
+    cut(tmp_path / "run")
+    ended = toy_trainer(tmp_path / "run", AUTOFORMER, RECIPE, end_step=9)
+    outcome = ended.run(resume=True)
+    assert (outcome.steps, outcome.planned_steps, outcome.loss) == (9, 18, None)
+    list_checkpoints(tmp_path / "run")[-1].unlink()
+    again = finished(tmp_path / "run", RECIPE, end_step=9)
+    assert_same(weights(again.model), weights(ended.model))
+    assert [path.name for path in list_checkpoints(tmp_path / "run")][-1] == "step-000000009.safetensors"
+    # It can still go on, to the weights of a training that never stopped.
+    whole, on = finished(tmp_path / "whole", RECIPE), finished(tmp_path / "run", RECIPE)
+    assert_same(weights(on.model), weights(whole.model))
+
+
+def test_an_average_that_is_mostly_initial_weights_is_not_used(tmp_path: Path) -> None:
+    recipe = toy_recipe(ema=EmaConfig(decay=0.8))
+    cut(tmp_path / "run", recipe)
+    ended = finished(tmp_path / "run", recipe, end_step=9)
+    before = weights(ended.model)
+    assert not ended.use_ema_weights()
+    assert_same(weights(ended.model), before)
+    assert finished(tmp_path / "run", recipe).use_ema_weights()
 
 
 def test_resuming_a_finished_training_does_nothing(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from hwnas.train.quality import QualityEvaluator
 from hwnas.train.run_data import open_quality_data
 from hwnas.train.session import ORIGINAL, TrainData
 from hwnas.train.tasks import TaskEvaluator, make_task_evaluator
-from hwnas.train.weights import weights_digest
+from hwnas.train.weights import require_weights, weights_digest
 
 _PASS_S = 5.0
 """About how long one pass over the images takes, after which values are committed."""
@@ -117,8 +117,9 @@ def _require_supernet(path: Path, file: Path, space: str | None) -> None:
     if not path.exists():
         hint = _COMMAND.format(space=space or "autoformer-tiny")
         raise InputError(f"there is no run and no file {path}", got="--supernet", hint=hint)
+    require_weights(path)
     if not file.is_file():
-        hint = f"hwnas train --out {path} --resume"
+        hint = _COMMAND.format(space=space or "SPACE")
         raise InputError(f"{path} must hold a trained supernet", got=f"no file {file.name}", hint=hint)
     kind = read_about(file).get("kind", "something else")
     if kind != "supernet":

@@ -222,8 +222,10 @@ class TrainingView:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        recipe = Run.open(path).manifest.config.get("recipe")
-        epochs = recipe.get("epochs") if isinstance(recipe, Mapping) else None
+        config = Run.open(path).manifest.config
+        recipe, changes = config.get("recipe"), config.get("epochs_changes")
+        current = changes[-1] if isinstance(changes, list) and changes else recipe
+        epochs = current.get("epochs") if isinstance(current, Mapping) else None
         self._epochs = epochs if isinstance(epochs, int) and epochs > 0 else None
         self._tail = LineTail(path / METRICS, reset=self._reset)
         self._reset()
