@@ -27,7 +27,7 @@ from hwnas.train.evaluation import make_evaluator
 from hwnas.train.executor import EvalPrecision
 from hwnas.train.options import TrainOptions, read_train_config, supernet_file
 from hwnas.train.run_data import open_run_data
-from hwnas.train.weights import weights_digest
+from hwnas.train.run_folder import weights_digest
 
 AIM_POINTS, AIM_COST = 0.5, 1.5
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,10 +10,12 @@ from hwnas.cli.options import PATH, WORKERS, evaluate_on_option, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.metrics import QUALITIES, QualityMetric
-from hwnas.pipeline.evaluate import Evaluation
-from hwnas.pipeline.evaluate import evaluate as evaluate_networks
 from hwnas.runs import MANIFEST
-from hwnas.train.evaluation import Split
+from hwnas.train.options import open_train_config
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.evaluate import Evaluation
+    from hwnas.train.evaluation import Split
 
 _FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
     "accuracy": (("top-1", "top1", ".2%"), ("top-5", "top5", ".2%"), ("loss", "loss", ".3f")),
@@ -51,7 +54,7 @@ def evaluate(
     run: Path,
     archs: tuple[str, ...],
     *,
-    split: Split,
+    split: "Split",
     metric: QualityMetric | None,
     data: str | None,
     workers: int,
@@ -65,6 +68,9 @@ def evaluate(
     its weights: names of published networks, min, max, random:SEED, JSON files, inline JSON, or ids of networks that
     were evaluated in RUN before (default: min and max). If it holds a single network, leave ARCHS out.
     """
+    open_train_config(run)
+    from hwnas.pipeline.evaluate import evaluate as evaluate_networks  # torch, which takes seconds
+
     with console_reporter() as reporter:
         evaluation = evaluate_networks(
             run,
@@ -84,7 +90,7 @@ def evaluate(
     print_footer(_next_command(evaluation))
 
 
-def _print(evaluation: Evaluation) -> None:
+def _print(evaluation: "Evaluation") -> None:
     figures = _FIGURES[evaluation.metric]
     names = ("params", "macs", *(name for name, _, _ in figures))
     columns = [Column("network"), Column("arch_id"), *(Column(name, numeric=True) for name in names)]
@@ -106,7 +112,7 @@ def _print(evaluation: Evaluation) -> None:
         print_line(f"note: {note}")
 
 
-def _next_command(evaluation: Evaluation) -> tuple[object, ...]:
+def _next_command(evaluation: "Evaluation") -> tuple[object, ...]:
     """After a supernet, measure its space; after a single network, export it."""
     if evaluation.space is None:
         return ()

@@ -1,13 +1,19 @@
 """`hwnas init`: look at images and machine, and write `hwnas.toml`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hwnas.cli.options import MINUTES, json_option
 from hwnas.cli.output import format_duration, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.project import FILE
+from hwnas.errors import InputError
 from hwnas.files import write_atomic
-from hwnas.pipeline.project import Project, propose_project, require_no_file
+from hwnas.train.data.sources import absolute_data_name, require_data
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.project import Project
 
 
 @click.command()
@@ -28,7 +34,11 @@ def init(data: str, *, minutes: float, replace: bool, as_json: bool) -> None:
     steps, and chooses space, recipe, epochs, batch, runtime and budget, with estimated times. Commands that are run in
     this folder then need no options; those of a command line take precedence over the file.
     """
-    require_no_file(FILE, replace=replace)
+    if FILE.exists() and not replace:
+        raise InputError(f"{FILE} exists already", hint="--replace, or edit it")
+    require_data(absolute_data_name(data))
+    from hwnas.pipeline.project import propose_project  # torch, which takes seconds
+
     with console_reporter() as reporter:
         reporter.message(f"looking at {data}, and timing a few training steps")
         project = propose_project(data, minutes=minutes)
@@ -39,7 +49,7 @@ def init(data: str, *, minutes: float, replace: bool, as_json: bool) -> None:
         _print(project)
 
 
-def _print(project: Project) -> None:
+def _print(project: "Project") -> None:
     print_line(f"{FILE}: {project.proposal.describe()}")
     print_line()
     rows = [(f"hwnas {name}", format_duration(60 * minutes)) for name, minutes in project.minutes.items()]

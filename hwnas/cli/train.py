@@ -1,7 +1,7 @@
 """`hwnas train`: train a supernet or a network, and print how it went."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,12 +23,14 @@ from hwnas.cli.output import format_duration, print_footer, print_json, print_li
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
+from hwnas.pipeline.proposal import names_no_model
 from hwnas.pipeline.slurm import SlurmOptions, SubmittedJob, submit_training
-from hwnas.pipeline.train import TrainingEstimate, TrainingResult, estimate_training, train_model
 from hwnas.space.task_head import HEAD_KINDS, TASKS
-from hwnas.train.options import PretrainedModel, TrainOptions, default_run_folder, validate_options
-from hwnas.train.trainer import TrainerConfig
-from hwnas.train.weights import timm_weights
+from hwnas.train.options import PretrainedModel, TrainOptions, check_options, default_run_folder, validate_options
+from hwnas.train.run_folder import is_started_again, require_run
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.train import TrainingEstimate, TrainingResult
 
 _MODEL_OPTIONS = (
     click.option(
@@ -173,6 +175,10 @@ def train(
         job = _submit(slurm, options, context, out=out, resume=resume, dry_run=dry_run)
         print_json(job) if as_json else _print_submitted(job)
         return
+    _check(options, out=out, resume=resume, dry_run=dry_run)
+    from hwnas.pipeline.train import estimate_training, train_model  # torch, which takes seconds
+    from hwnas.train.trainer import TrainerConfig
+
     config = TrainerConfig(threads=threads, evaluate_every=evaluate_every)
     if dry_run:
         estimate = estimate_training(options, workers=workers, trainer_config=config)
@@ -187,6 +193,16 @@ def train(
     if not trained.is_main_process:
         return
     print_json(trained) if as_json else _print_trained(trained)
+
+
+def _check(options: TrainOptions, *, out: Path | None, resume: bool, dry_run: bool) -> None:
+    """Raise the errors that show before torch is imported."""
+    if resume and out is None:
+        raise UsageError("the run to resume must be given", hint="--out RUN --resume")
+    if out is not None and not dry_run and (resume or not is_started_again()):
+        require_run(out, resume=resume)
+    if not resume and not (dry_run and names_no_model(options)):
+        check_options(options)
 
 
 def _submit(
@@ -268,6 +284,8 @@ def _with_weights(*, pretrained: bool, checkpoint: Path | None, supernet: Path |
         raise UsageError(f"--supernet and {given} exclude each other", hint="leave out one of them")
     weights = None
     if supernet is not None:
+        from hwnas.train.weights import timm_weights
+
         checkpoint = timm_weights(supernet, values["model"])
     if pretrained or checkpoint is not None:
         weights = PretrainedModel(name=values["model"], pretrained=pretrained, checkpoint=checkpoint)
@@ -293,7 +311,7 @@ def _teacher(name: str, weights: Path | None) -> PretrainedModel:
     return PretrainedModel(name=name, pretrained=pretrained, checkpoint=weights)
 
 
-def _print_estimate(estimate: TrainingEstimate) -> None:
+def _print_estimate(estimate: "TrainingEstimate") -> None:
     config = estimate.config
     epochs = config.recipe.epochs
     rows = [
@@ -316,7 +334,7 @@ def _print_estimate(estimate: TrainingEstimate) -> None:
     print_line(dump_toml(config.recipe).rstrip(), wrap=False)
 
 
-def _print_trained(trained: TrainingResult) -> None:
+def _print_trained(trained: "TrainingResult") -> None:
     loss = "" if trained.loss is None else f", last loss {trained.loss:.4f}"
     speed = "" if trained.loss is None else f", {trained.images_per_s:,.0f} images/s"
     planned = "" if trained.steps == trained.planned_steps else f" of {trained.planned_steps:,}"

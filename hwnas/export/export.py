@@ -31,9 +31,10 @@ from hwnas.export.parity import (
     remove_parity,
     write_checked,
 )
-from hwnas.export.precision import QUANTISED_PRECISIONS, copy_in_precision, exported_precision, precision_type
+from hwnas.export.precision import copy_in_precision, exported_precision, precision_type
 from hwnas.export.rounding import with_rounded_weights
 from hwnas.export.tracer import trace_module
+from hwnas.metrics import QUANTISED
 
 if TYPE_CHECKING:
     from hwnas.export.compose import Composition
@@ -226,7 +227,7 @@ def export_module(
 
 def require_quantisable(format: str, *, precision: str) -> None:
     """Raise an InputError if files of a format hold no network in a precision that is quantised."""
-    if precision in QUANTISED_PRECISIONS and format != "onnx":
+    if precision in QUANTISED and format != "onnx":
         raise InputError(f"networks in {precision} are ONNX graphs", got=f"format {format}", hint="--format onnx")
 
 
@@ -234,7 +235,7 @@ def _require_images(
     precision: str, *, format: str, calibration: Calibration | None, accuracy: AccuracyCheck | None
 ) -> None:
     """Require the images that a quantised file is made with, and whose accuracy is compared."""
-    if precision not in QUANTISED_PRECISIONS:
+    if precision not in QUANTISED:
         return
     require_quantisable(format, precision=precision)
     if accuracy is None or (precision != "int8-dynamic" and calibration is None):

@@ -11,7 +11,8 @@ from torch import nn
 from hwnas.errors import InputError, unknown
 from hwnas.export.calibration import Calibration, random_calibration
 from hwnas.export.dynamo import OUTPUT, export_dynamo
-from hwnas.export.precision import QUANTISED_PRECISIONS, copy_in_precision, exported_precision, precision_type
+from hwnas.export.precision import copy_in_precision, exported_precision, precision_type
+from hwnas.metrics import QUANTISED
 from hwnas.runs import hwnas_version, package_versions
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def build_onnx(
     )
     model, exporter, composition = export(float_precision)
     metadata, quantisation = dict(metadata or {}), None
-    if precision in QUANTISED_PRECISIONS:
+    if precision in QUANTISED:
         from hwnas.export.quantise import quantise_graph
 
         calibration = calibration or random_calibration(input_shape, batch=batch or 1)

@@ -8,17 +8,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hwnas.errors import unknown
+from hwnas.metrics import QUANTISED
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """torch's type of each precision."""
 
-QUANTISED_PRECISIONS = ("fp8", "int8", "int8-dynamic")
-"""Precisions whose graphs are made by quantising linear layers, not by converting a module."""
-
 
 def exported_precision(name: str) -> str:
     """Return the precision that a module is exported in: a quantised graph is made from one in float32."""
-    return "fp32" if name in QUANTISED_PRECISIONS else name
+    return "fp32" if name in QUANTISED else name
 
 
 def precision_type(name: str) -> torch.dtype:

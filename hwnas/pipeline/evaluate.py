@@ -19,7 +19,7 @@ from hwnas.metrics import TASK_QUALITIES, QualityMetric
 from hwnas.pipeline.workers.evaluate_on import EvaluateOn, evaluation_workers
 from hwnas.pipeline.workers.messages import EvaluationTask
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
-from hwnas.runs import MODEL, NETWORK, SUPERNET, Run
+from hwnas.runs import MODEL, NETWORK, SUPERNET
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.elastic import ElasticSupernet
@@ -29,20 +29,20 @@ from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.images import ImageDataset
 from hwnas.train.data.samples import AnnotatedData, AnnotatedDataset
 from hwnas.train.data.sources import DataSplits, absolute_data_name
+from hwnas.train.evaluated import ACCURACIES_FILE, resolve_arch
 from hwnas.train.evaluation import (
-    ACCURACIES_FILE,
     Split,
     make_eval_loader,
     make_evaluator,
     make_quality_evaluator,
-    resolve_arch,
 )
 from hwnas.train.evaluator import Accuracy, DecodedOnce, evaluate_module, keeps_images
 from hwnas.train.executor import EvaluationCallback, Executor
 from hwnas.train.machine import current_cpu_settings, torch_device
 from hwnas.train.models import num_classes_of
-from hwnas.train.options import TrainConfig, read_train_config, supernet_file
+from hwnas.train.options import TrainConfig, open_train_config, supernet_file
 from hwnas.train.run_data import open_quality_data, open_run_data, open_run_task_data
+from hwnas.train.run_folder import require_weights, weights_digest, weights_file
 from hwnas.train.session import ORIGINAL, TrainData
 from hwnas.train.tasks import (
     QUALITY_OF_TASK,
@@ -52,7 +52,7 @@ from hwnas.train.tasks import (
     make_task_evaluator,
     outputs_of,
 )
-from hwnas.train.weights import load_model, require_weights, weights_digest, weights_file
+from hwnas.train.weights import load_model
 
 TEST_USES = "test-uses.jsonl"
 """File of a run that records each evaluation on its test images."""
@@ -181,7 +181,7 @@ def evaluate(
         InputError: Weights, networks or data cannot be used.
         MissingError: This machine has no such device.
     """
-    config = read_train_config(Run.open(run)) if run.is_dir() else None
+    config = open_train_config(run)
     if config is None and data is None:
         raise UsageError("a file of weights needs a dataset to evaluate on", hint="--data NAME")
     settings = _Settings(
@@ -389,8 +389,6 @@ def _is_supernet(run: Path) -> bool:
     if run.is_dir():
         require_weights(run)
         return (run / SUPERNET).is_file()
-    if not run.exists():
-        raise InputError(f"there is no run and no file {run}")
     return bool(read_about(run).get("kind") == "supernet")
 
 

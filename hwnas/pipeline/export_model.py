@@ -49,7 +49,8 @@ def export_model(
     """
     from hwnas.export.export import export_module
     from hwnas.train.data.preprocess import Preprocess
-    from hwnas.train.weights import load_model, read_timm_origin, weights_file
+    from hwnas.train.run_folder import weights_file
+    from hwnas.train.weights import load_model, read_timm_origin
 
     for what, value, known in (
         ("format", format, tuple(SUFFIXES.values())),

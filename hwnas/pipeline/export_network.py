@@ -10,10 +10,10 @@ from hwnas.arguments import checked_arguments, conform
 from hwnas.config import require_valid, to_mapping
 from hwnas.devices import DEVICES
 from hwnas.errors import InputError, UsageError, unknown
-from hwnas.export.precision import QUANTISED_PRECISIONS
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
+from hwnas.metrics import QUANTISED
 from hwnas.pipeline.named_network import arch_text, names_run
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
 from hwnas.runs import NETWORK
@@ -201,7 +201,7 @@ def export_network(
         )
     _check_source(space, weights=weights, changed=(image_size, num_classes))
     _check_format(format, precision=precision, batch=batch, options=options)
-    if format not in get_args(LibraryName):
+    if precision in QUANTISED and format not in get_args(LibraryName):
         from hwnas.export.export import require_quantisable
 
         require_quantisable(format, precision=precision)  # before a repair, which takes long
@@ -226,7 +226,7 @@ def export_network(
     settings, images = None, None
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
-    if precision in QUANTISED_PRECISIONS:
+    if precision in QUANTISED:
         if source.space.config.task_head is not None:
             message = f"{precision} is for networks that classify: its accuracy is checked by their classes"
             raise InputError(message, got=source.space.name, hint="--precision fp16")
@@ -268,7 +268,7 @@ def export_network(
         with_boxes = path.with_name(f"{path.stem}-boxes.onnx")
         boxes = export_boxes(source.module, path, with_boxes, image_size=source.space.image_size_of(source.arch))
         files = (*files, with_boxes)
-    if any_batch and batch is not None and format in _ANY_BATCH and precision not in QUANTISED_PRECISIONS:
+    if any_batch and batch is not None and format in _ANY_BATCH and precision not in QUANTISED:
         second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
         more = _write_file(
             source, second, format=format, precision=precision, batch=None, repair=effect, backbone=backbone
@@ -369,13 +369,13 @@ def _check_part(part: str, *, format: str, precision: str) -> None:
     if part == "backbone" and format not in _ANY_BATCH:
         message = "a backbone, which has several outputs, is written as an ONNX graph or a program of torch"
         raise UsageError(message, got=f"--format {format}", hint="--format onnx")
-    if part == "backbone" and precision in QUANTISED_PRECISIONS:
+    if part == "backbone" and precision in QUANTISED:
         message = f"{precision} is for whole networks: its accuracy is checked by their classes"
         raise UsageError(message, got="--part backbone", hint="--precision fp16")
 
 
 def _check_quantisation(options: QuantisationOptions | None, *, precision: str, run: Path | None, repair: bool) -> None:
-    if precision not in QUANTISED_PRECISIONS:
+    if precision not in QUANTISED:
         if options is not None and not (repair and options.images_only == options):
             message = "images, calibration and a loss of accuracy are for int8 and fp8, images alone for --repair too"
             raise UsageError(message, got=f"--precision {precision}", hint="--precision int8")

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
-from hwnas.errors import InputError
 from hwnas.pipeline.proposal import Proposal, open_images, propose_space
 from hwnas.pipeline.train import TrainingEstimate, estimate_training
 from hwnas.profile.runners.runner import default_runtime
@@ -93,12 +91,6 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
     return Project(
         estimate=estimate, proposal=proposal, options=options, minutes=times, device=device.name, notes=notes
     )
-
-
-def require_no_file(path: Path, *, replace: bool) -> None:
-    """Raise InputError if there is a file already that is not to be replaced."""
-    if path.exists() and not replace:
-        raise InputError(f"{path} exists already", hint="--replace, or edit it")
 
 
 def _evaluation_s(estimate: TrainingEstimate) -> float:

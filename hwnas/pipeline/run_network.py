@@ -15,9 +15,9 @@ from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.deployed import DeployedSpace, networks_of
 from hwnas.space.space import AnySpace, Candidate
-from hwnas.train.evaluation import resolve_arch
+from hwnas.train.evaluated import resolve_arch
 from hwnas.train.options import read_train_config, supernet_file
-from hwnas.train.weights import require_weights, weights_digest
+from hwnas.train.run_folder import require_weights, weights_digest
 
 _COMMAND = "hwnas export {run} --arch {{arch}} --out exported"
 

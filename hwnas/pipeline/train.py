@@ -16,11 +16,11 @@ from hwnas.arguments import checked_arguments
 from hwnas.config import to_mapping
 from hwnas.devices import detect
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
-from hwnas.files import WriterLock, file_errors, remove_temporaries
+from hwnas.files import WriterLock, remove_temporaries
 from hwnas.metrics import QualityMetric, indistinct_supernet_warning
 from hwnas.pipeline.proposal import names_no_model, propose_space, with_proposed_space
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import LOCK, MANIFEST, Run, record_error, require_new_folder
+from hwnas.runs import LOCK, Run, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
@@ -53,6 +53,7 @@ from hwnas.train.options import (
     validate_options,
 )
 from hwnas.train.recipe import Recipe, diff_tables
+from hwnas.train.run_folder import has_weights, is_run, require_run
 from hwnas.train.session import (
     ORIGINAL,
     RESULT,
@@ -173,8 +174,8 @@ def train_model(
     folder = out or default_run_folder(options)
     reporter = reporter or NullReporter()
     with distributed_world() as world, ExitStack() as lock:
-        asked, resume = resume, resume or goes_on(world, is_begun=out is not None and _is_run(folder))
-        _require_run(folder, resume=resume)
+        asked, resume = resume, resume or goes_on(world, is_begun=out is not None and is_run(folder))
+        require_run(folder, resume=resume)
         if resume and world.is_main_process:
             lock.enter_context(WriterLock(folder / LOCK, activity="training"))
             remove_temporaries(folder)
@@ -309,7 +310,7 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
         command = f"hwnas train --out {shlex.quote(str(folder))} --resume"
         message = f"{str(stopped) or 'the run is kept'}\n  try     {command}"
         epochs = finished_epochs(folder)
-        if epochs is not None:
+        if epochs is not None and not has_weights(folder):
             message += f"\n  try     {command} --epochs {epochs}   # ends it now, with the weights that it has"
         raise Interrupted(message, number=signal_number(stopped)) from stopped
 
@@ -482,19 +483,6 @@ def _new_config(options: TrainOptions) -> tuple[TrainConfig, TrainData]:
         return resolve_config(options, num_classes=len(data.classes), num_images=images), data
     classes = model_classes(options) or max(2, min(CLUSTERS, images // 4))
     return resolve_config(options, num_classes=classes, num_images=images, labelled=False), data
-
-
-def _is_run(folder: Path) -> bool:
-    with file_errors(folder):
-        return (folder / MANIFEST).exists()
-
-
-def _require_run(folder: Path, *, resume: bool) -> None:
-    is_run = _is_run(folder)
-    if resume and not is_run:
-        raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
-    if is_run and not resume:
-        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
 
 
 def _resume_config(options: TrainOptions, folder: Path, *, may_change: bool) -> tuple[TrainConfig, TrainData]:

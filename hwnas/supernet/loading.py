@@ -65,12 +65,12 @@ def weighted_network(
 def _fresh(
     name: str, arch: Any, *, seed: int, image_size: int | None, num_classes: int | None, command: str
 ) -> WeightedNetwork:
-    import torch
+    space = adapted(SPACES.get(name), image_size=image_size, num_classes=num_classes)
+    network = find_arch(space, _required(space, arch, command=command), command=command)
+    import torch  # after the checks, as it takes seconds
 
     from hwnas.supernet.families import make_network
 
-    space = adapted(SPACES.get(name), image_size=image_size, num_classes=num_classes)
-    network = find_arch(space, _required(space, arch, command=command), command=command)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = make_network(space, network)

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from hwnas.config import shown
 from hwnas.errors import InputError
 from hwnas.train.recipe import UnusedWeights
+from hwnas.train.run_folder import RESTARTS
 
 _MAX_PROCESSES = 65_536
 _TORCHRUN = "torchrun --nproc-per-node N -m hwnas train ..., or unset WORLD_SIZE to train in one process"
-
-_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-"""Variables that count how often a training was started again after a failure."""
 
 _BUCKET_BYTES = 25 * 2**20
 """Gradients that are sent together, as in DDP: many small messages would cost more than their bytes."""
@@ -140,7 +138,7 @@ def goes_on(world: World, *, is_begun: bool) -> bool:
         world: Processes of the training.
         is_begun: This process sees a run to go on with.
     """
-    counts = [os.environ.get(name, "") for name in _RESTARTS]
+    counts = [os.environ.get(name, "") for name in RESTARTS]
     is_restarted = any(count.isdecimal() and int(count) > 0 for count in counts)
     restarted, begun = world.mean([float(is_restarted), float(is_begun)])
     return restarted > 0 and begun == 1

@@ -1,6 +1,5 @@
-"""Evaluation of the networks of a supernet on a dataset, and networks by the id that they were evaluated under."""
+"""Evaluation of the networks of a supernet on a dataset."""
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,12 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from hwnas.errors import InputError
-from hwnas.files import read_bytes
 from hwnas.metrics import QUANTISED
-from hwnas.space.arch import Arch
-from hwnas.space.lookup import find_arch
-from hwnas.space.space import AnySpace, Candidate
+from hwnas.space.space import AnySpace
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import load_supernet
@@ -27,14 +22,10 @@ from hwnas.train.evaluator import (
     CalibrationImages,
     DecodedOnce,
     SupernetEvaluator,
-    parse_accuracies,
 )
 from hwnas.train.executor import EvalPrecision, Executor
 from hwnas.train.fake_quantisation import CALIBRATION_IMAGES
 from hwnas.train.quality import GALLERY_IMAGES, QualityEvaluator
-
-ACCURACIES_FILE = "accuracies.jsonl"
-"""File of a run that caches the accuracies of its networks."""
 
 Split = Literal["heldout", "test"]
 
@@ -42,8 +33,6 @@ _BATCH_SIZE = 256
 _CALIBRATION_BATCHES, _CALIBRATION_BATCH_SIZE = 20, 128
 """Training images that the statistics of batch norms are estimated from."""
 _QUANTISATION_BATCH_SIZE = 64
-_ID = re.compile(r"[0-9a-f]{4,64}", re.IGNORECASE)
-"""An id of a network, or its first digits; as few as four, as git takes of commits."""
 
 
 def make_evaluator(
@@ -165,34 +154,6 @@ def gallery_batches(data: DataSplits, image_shape: tuple[int, int, int]) -> Iter
     return DecodedOnce(EvalLoader(subset(data.train, rows), image_shape=image_shape, batch_size=_BATCH_SIZE))
 
 
-def resolve_arch(
-    space: AnySpace, text: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
-) -> Arch:
-    """Find a network by a name, JSON or a file, as `find_arch` does, or by its id.
-
-    Args:
-        space: Space of the network.
-        text: As for `find_arch`, or the first digits of an id, at least four. Ids are known of networks that were
-            evaluated in the run, of published ones, of the smallest and the largest, and of `others`.
-        run: Run whose evaluated networks are known.
-        command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
-        others: Further networks whose ids are known.
-
-    Raises:
-        InputError: No network, or more than one, has this id.
-    """
-    if not _ID.fullmatch(text) or text in space.published or Path(text).is_file():
-        return find_arch(space, text, command=command)
-    matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(text.casefold())}
-    if len(matches) == 1:
-        return next(iter(matches.values()))
-    if matches:
-        raise InputError("an id must have enough digits to match one network", got=text, known=sorted(matches))
-    where = space.name if run is None else str(run)
-    hint = command.format(space=space.name, arch="'{…}'") + ", the network as JSON"
-    raise InputError(f"no network with this id was evaluated in {where}", got=text, hint=hint)
-
-
 class _FirstBatches:
     """The first batches of a loader's first epoch, which can be iterated over repeatedly."""
 
@@ -201,15 +162,3 @@ class _FirstBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return islice(self._loader.epoch(0), _CALIBRATION_BATCHES)
-
-
-def _known_ids(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> Iterator[tuple[str, Arch]]:
-    named = (space.smallest(), space.largest(), *space.published.values())
-    for candidate in (*space.candidates(space.encode(named)), *others):
-        yield candidate.arch_id, candidate.arch
-    file = None if run is None else run / ACCURACIES_FILE
-    if file is not None and file.is_file():
-        complete = read_bytes(file).rpartition(b"\n")[0]
-        for row in parse_accuracies(complete, file):
-            if "arch" in row:
-                yield row["arch_id"], space.parse(row["arch"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hwnas.config import parse_json, shown
+from hwnas.config import shown
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, printable, read_bytes, refuse_link
 from hwnas.space.arch import Arch
@@ -25,6 +25,7 @@ from hwnas.supernet.batch_norm import recalibrate
 from hwnas.supernet.network import Network
 from hwnas.supernet.supernet import AnySupernet
 from hwnas.train.data.loader import Batch, EvalLoader
+from hwnas.train.evaluated import parse_accuracies
 from hwnas.train.executor import EvalPrecision, EvaluationCallback, Executor, Measure, Row
 from hwnas.train.fake_quantisation import FakeQuantiser
 from hwnas.train.prefix_tree import Lineage, PrefixCache, PrefixTree
@@ -326,24 +327,6 @@ class AccuracyCache:
         if incomplete:  # else the next row would continue that line; all others were checked to be accuracies
             with file_errors(path, "written"):
                 os.truncate(path, len(data) - len(incomplete))
-
-
-def parse_accuracies(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    """Parse the complete lines of a file of accuracies.
-
-    Args:
-        data: Content of the file.
-        path: The file, for errors.
-
-    Raises:
-        InputError: A line is no JSON, or no table with an arch_id.
-    """
-    for number, line in enumerate(data.splitlines(), start=1):
-        source = f"{printable(path)}, line {number}"
-        row = parse_json(line.decode(errors="replace"), source=source)
-        if not isinstance(row, dict) or not isinstance(row.get("arch_id"), str):
-            raise InputError(f"{source} must be a table with an arch_id", got=ascii(line[:80]))
-        yield row
 
 
 def require_figures(row: Mapping[str, Any], *, source: str) -> None:

@@ -5,18 +5,17 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from hwnas.config import Between
 from hwnas.devices import detect
 from hwnas.errors import STOP_SIGNALS, InputError, MissingError
 from hwnas.supernet import matmul
 from hwnas.supernet.network import Network
+from hwnas.train.machine_settings import MachineSettings
 
 _SINGLE_THREAD_MACS = 2e9
 """Smaller steps run on one thread: distributing such small matrix products takes longer than computing them."""
@@ -24,15 +23,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Autocast precision of a training."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineSettings:
-    """Settings of the CPU that decide the order of floating-point sums, and so the last bits of the weights."""
-
-    threads: Annotated[int, Between(1, 1024)]
-    matmul_backend: Literal["default", "onednn"]
-    """Backend of float32 matrix products."""
 
 
 def torch_device(name: str) -> torch.device:

@@ -1,4 +1,7 @@
-"""Options of a training as a user gives them, and the config that they are resolved to."""
+"""Options of a training as a user gives them, and the config that they are resolved to.
+
+What reads weights is imported where it is needed: it loads torch, without which most options can be checked.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,21 +12,19 @@ from typing import Annotated, Any
 
 from hwnas.config import Between, Seed, from_mapping, require_valid, shown
 from hwnas.errors import InputError, UsageError
-from hwnas.files import absolute_path
+from hwnas.files import absolute_path, file_errors
 from hwnas.runs import MANIFEST, NETWORK, SUPERNET, Run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, classifier_name, find_arch
 from hwnas.space.space import AnySpace
 from hwnas.space.task_head import DEFAULT_HEADS, HeadKind, Task, task_of
-from hwnas.supernet.store import load_network, load_supernet, read_about
-from hwnas.train.data.sources import DataConfig, absolute_data_name
-from hwnas.train.evaluation import resolve_arch
-from hwnas.train.machine import MachineSettings
-from hwnas.train.presets import FINETUNE_RECIPE, resolve_recipe
-from hwnas.train.pretrained import num_classes_of_weights
+from hwnas.train.data.sources import DataConfig, absolute_data_name, require_data
+from hwnas.train.evaluated import resolve_arch
+from hwnas.train.machine_settings import MachineSettings
+from hwnas.train.presets import FINETUNE_RECIPE, RECIPES, resolve_recipe
 from hwnas.train.recipe import MAX_EPOCHS, Recipe
-from hwnas.train.weights import read_timm_origin, require_weights, weights_digest, weights_file
+from hwnas.train.run_folder import require_path, require_weights, weights_digest, weights_file
 
 SCHEMA = "hwnas.train/2"
 """Schema of a training's config in its run's manifest."""
@@ -264,6 +265,9 @@ def model_classes(options: TrainOptions) -> int:
     Raises:
         InputError: The weights cannot be read, or another number is requested.
     """
+    from hwnas.train.pretrained import num_classes_of_weights
+    from hwnas.train.weights import read_timm_origin
+
     assert options.elastic is not None
     model = options.elastic
     if model.name.startswith(_TIMM):
@@ -317,6 +321,8 @@ def elastic_name(model: PretrainedModel, *, image_size: int | None = None) -> st
     """
     name, size = model.name, image_size
     if not name.startswith(_TIMM):
+        from hwnas.train.weights import read_timm_origin
+
         origin = read_timm_origin(Path(name))
         name, size = origin.name, image_size or origin.image_size
     at = "" if size is None else f"@{size}"
@@ -366,6 +372,19 @@ def read_train_config(run: Run) -> TrainConfig:
             f"{run.path} must have a config of schema {SCHEMA}", got=shown(config.get("schema")), hint=hint
         )
     return from_mapping(TrainConfig, config, where=f"{run.path / MANIFEST}: config")
+
+
+def open_train_config(path: Path) -> TrainConfig | None:
+    """Read the config of the run of a training; None for a file.
+
+    Raises:
+        InputError: There is neither, the run is not a training, or its config is of another schema.
+    """
+    with file_errors(path):
+        exists, is_folder = path.exists(), path.is_dir()
+    if not exists:
+        raise InputError(f"there is no run and no file {path}")
+    return read_train_config(Run.open(path)) if is_folder else None
 
 
 def _data_of_run(path: Path | None) -> DataConfig | None:
@@ -439,6 +458,38 @@ def validate_options(options: TrainOptions) -> None:
         raise UsageError("what to train must be given", hint="--dry-run, which proposes a space, or --model timm:NAME")
 
 
+def check_options(options: TrainOptions) -> None:
+    """Raise the errors of options that show without weights and images, and so without torch.
+
+    Raises:
+        UsageError: Options exclude each other, or one is missing.
+        InputError: A name, a value or a path is not allowed.
+    """
+    if options.supernet is not None:
+        require_path(options.supernet)
+    validate_options(options)
+    if options.recipe is not None:
+        RECIPES.get(options.recipe)
+    if options.supernet is not None or options.elastic is not None:  # their weights decide on the rest
+        return
+    space = _resolve_space(options)
+    if options.arch is not None:
+        assert space is not None
+        resolve_arch(space, options.arch, None, command="--space {space} --arch {arch}")
+    resolve_recipe(
+        space=space,
+        one_network=options.arch is not None or options.model is not None,
+        name=options.recipe,
+        file=options.config_file,
+        overrides=options.overrides,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+    )
+    data = resolve_data_config(options)
+    if space is None or space.config.task == "classification":
+        require_data(data.name)
+
+
 def _validate_elastic(options: TrainOptions) -> None:
     assert options.elastic is not None
     others = {
@@ -466,6 +517,8 @@ def _resolve_space(options: TrainOptions) -> AnySpace | None:
     if options.elastic is not None:
         name = elastic_name(options.elastic, image_size=options.image_size)
     if options.supernet is not None:
+        from hwnas.supernet.store import load_supernet
+
         given = _given_network(options.supernet)
         stored = load_supernet(supernet_file(options.supernet)).space if given is None else given.space
         name = name or _task_space(options, stored.name)
@@ -530,7 +583,11 @@ class _GivenNetwork:
 def _given_network(path: Path | None) -> _GivenNetwork | None:
     """Return the network of a space whose weights a training begins with; None: it begins with others."""
     file = None if path is None else first_weights_file(path)
-    if file is None or not file.is_file() or read_about(file).get("kind") != "network":
+    if file is None or not file.is_file():
+        return None
+    from hwnas.supernet.store import read_about
+
+    if read_about(file).get("kind") != "network":
         return None
     state = file.stat()
     return _read_given(file, state.st_mtime_ns, state.st_size)
@@ -539,6 +596,8 @@ def _given_network(path: Path | None) -> _GivenNetwork | None:
 @lru_cache(maxsize=1)
 def _read_given(file: Path, mtime_ns: int, size: int) -> _GivenNetwork:
     """Read a file of a network, which is checked in full, once for all questions about it."""
+    from hwnas.supernet.store import load_network
+
     stored = load_network(file)
     return _GivenNetwork(stored.space, stored.arch)
 

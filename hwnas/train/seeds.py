@@ -7,9 +7,12 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
@@ -28,8 +31,10 @@ def torch_seed(seed: int, purpose: str, *counters: int) -> int:
     return int(_seed_sequence(seed, purpose, counters).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def seed_torch(seed: int, device: torch.device) -> None:
+def seed_torch(seed: int, device: "torch.device") -> None:
     """Seed torch's global generators of the CPU and of this device, no other one."""
+    import torch  # recipes, which this module is imported with, do not need it
+
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -38,6 +43,8 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 def seed_global_rng(*key: int) -> None:
     """Seed the global generators of Python, numpy and torch's CPU from integers."""
+    import torch
+
     words = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002
@@ -56,12 +63,14 @@ def seeded_numpy(rng: np.random.Generator) -> Iterator[None]:
 
 
 @contextmanager
-def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
+def preserve_rng_state(device: "torch.device | None" = None) -> Iterator[None]:
     """Restore the global generators of Python, numpy and torch after the context.
 
     Args:
         device: A GPU whose generator is restored too.
     """
+    import torch
+
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

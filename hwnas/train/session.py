@@ -39,6 +39,7 @@ from hwnas.train.options import TrainConfig, first_weights_file
 from hwnas.train.presets import single_network_recipe, with_epochs
 from hwnas.train.pretrained import fold_normalization, load_pretrained, load_weights, own_normalization, supernet_of
 from hwnas.train.recipe import Recipe
+from hwnas.train.run_folder import weights_file
 from hwnas.train.teacher import load_teacher
 from hwnas.train.trainer import BatchSource, Trainer, TrainerConfig, TrainerResult
 from hwnas.train.weights import (
@@ -48,7 +49,6 @@ from hwnas.train.weights import (
     load_model,
     read_timm_origin,
     save_weights,
-    weights_file,
 )
 
 _log = logging.getLogger(__name__)

@@ -30,7 +30,6 @@ from hwnas.train.data.detection_loader import DetectionBatch
 from hwnas.train.data.loader import Batch, Prefetcher
 from hwnas.train.distributed import World
 from hwnas.train.machine import (
-    MachineSettings,
     StopRequest,
     choose_threads,
     compiled_blocks,
@@ -38,6 +37,7 @@ from hwnas.train.machine import (
     plain_attention,
     stop_on_signals,
 )
+from hwnas.train.machine_settings import MachineSettings
 from hwnas.train.metrics import MetricsWriter
 from hwnas.train.models import arch_names, largest_macs, model_identity
 from hwnas.train.recipe import EmaConfig, Recipe

@@ -6,7 +6,6 @@ RUN/model.safetensors       a model of timm
 """
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +16,14 @@ from torch import nn
 
 from hwnas.config import Between, from_mapping
 from hwnas.errors import InputError
-from hwnas.files import file_sha256, write_atomic
-from hwnas.runs import MANIFEST, MODEL, NETWORK, SUPERNET, Run
+from hwnas.files import write_atomic
+from hwnas.runs import MODEL, NETWORK, SUPERNET
 from hwnas.space.arch import Arch
 from hwnas.space.space import AnySpace
 from hwnas.supernet.network import Network
 from hwnas.supernet.store import load_network, read_about, save_network, save_supernet
 from hwnas.supernet.supernet import Supernet
-from hwnas.train.checkpoint import finished_epochs
+from hwnas.train.run_folder import weights_file
 
 SCHEMA = "hwnas.timm/1"
 """Schema of a file with a model of timm."""
@@ -115,34 +114,6 @@ def timm_weights(path: Path, name: str) -> Path:
     if found.removeprefix("timm:") != name.removeprefix("timm:"):
         raise InputError(f"{path} must hold the weights of {name}", got=found, hint=f"--model {found}")
     return weights_file(path)
-
-
-def weights_digest(path: Path) -> str:
-    """Return a digest of the content of a file of weights."""
-    return file_sha256(path)[:24]
-
-
-def require_weights(run: Path) -> None:
-    """Raise an InputError if a path is the run of a training that was not completed, with the commands that do it."""
-    if not (run / MANIFEST).is_file() or any((run / name).is_file() for name in (SUPERNET, NETWORK, MODEL)):
-        return
-    if "recipe" not in Run.open(run).manifest.config:
-        return
-    hint = f"hwnas train --out {shlex.quote(str(run))} --resume"
-    epochs = finished_epochs(run)
-    if epochs is not None:
-        hint += f" --epochs {epochs}   # ends it now; without --epochs it goes on"
-    raise InputError(f"{run} must hold trained weights", got="a training that is not complete", hint=hint)
-
-
-def weights_file(path: Path) -> Path:
-    """Return the file of a single network: the path itself, or that of a run."""
-    file = next((path / name for name in (NETWORK, MODEL) if (path / name).is_file()), path)
-    if not file.is_file():
-        require_weights(path)
-        hint = f"a run that holds {NETWORK} or {MODEL}"
-        raise InputError("there must be a file of a single network", got=path, hint=hint)
-    return file
 
 
 def _save_timm(model: nn.Module, path: Path, origin: TimmOrigin) -> Path:

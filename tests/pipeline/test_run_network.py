@@ -13,8 +13,8 @@ from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
-from hwnas.train.evaluation import resolve_arch
-from hwnas.train.weights import weights_digest
+from hwnas.train.evaluated import resolve_arch
+from hwnas.train.run_folder import weights_digest
 from tests.search.test_record import RECORD
 
 SPACE = SPACES.get("autoformer-micro")

@@ -38,9 +38,9 @@ from hwnas.train.options import (
     resolve_data_config,
 )
 from hwnas.train.presets import RECIPES, resolve_recipe
+from hwnas.train.run_folder import weights_digest
 from hwnas.train.session import make_model
 from hwnas.train.trainer import TrainerConfig
-from hwnas.train.weights import weights_digest
 from tests.supernet_extremes import SUPERNET_EXTREMES
 
 SMALL = TrainOptions(space="autoformer-micro", data="digits", max_images=128, epochs=2, batch_size=64)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hwnas.errors import InputError, unknown
-from hwnas.export.precision import QUANTISED_PRECISIONS
 from hwnas.export.tensorrt.library import LIBRARIES, LibraryName
 from hwnas.export.tensorrt.timing_cache import TimingCache
+from hwnas.metrics import QUANTISED
 
 EnginePrecision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 NetworkTyping = Literal["strong", "flags"]
@@ -59,7 +59,7 @@ class EngineSettings:
         if self.library not in LIBRARIES:
             raise unknown("library", self.library, LIBRARIES)
         library = LIBRARIES[self.library]
-        if self.precision in QUANTISED_PRECISIONS and self.typing == "flags":
+        if self.precision in QUANTISED and self.typing == "flags":
             raise InputError(f"{self.precision} is in the graph itself", got="typing='flags'", hint="typing='strong'")
         for capability in self.compute_capabilities if self.precision == "fp8" else ():
             require_fp8(capability)

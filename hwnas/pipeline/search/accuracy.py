@@ -11,6 +11,7 @@ import torch
 
 from hwnas.errors import InputError
 from hwnas.metrics import QUANTISED, Deployment
+from hwnas.pipeline.search.options import TRAIN_COMMAND
 from hwnas.progress import EvaluationProgress, NullReporter, Reporter
 from hwnas.runs import Run
 from hwnas.search.spec import SupernetSpec, space_digest
@@ -32,17 +33,15 @@ from hwnas.train.executor import EvalPrecision, Executor
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.quality import QualityEvaluator
 from hwnas.train.run_data import open_quality_data
+from hwnas.train.run_folder import require_path, require_weights, weights_digest
 from hwnas.train.session import ORIGINAL, TrainData
 from hwnas.train.tasks import TaskEvaluator, make_task_evaluator
-from hwnas.train.weights import require_weights, weights_digest
 
 _PASS_S = 5.0
 """About how long one pass over the images takes, after which values are committed."""
 
 _LARGE_PASS = 16
 """Networks in a pass whose images are too many to keep and must be read again each time."""
-
-_COMMAND = "hwnas train --space {space} --data DIR"
 
 
 @dataclass(frozen=True)
@@ -114,22 +113,21 @@ def open_supernet(path: Path, *, space: str | None, data: str | None, quality: s
 
 
 def _require_supernet(path: Path, file: Path, space: str | None) -> None:
-    if not path.exists():
-        hint = _COMMAND.format(space=space or "autoformer-tiny")
-        raise InputError(f"there is no run and no file {path}", got="--supernet", hint=hint)
+    require_path(path, hint=TRAIN_COMMAND.format(space=space or "autoformer-tiny"))
     require_weights(path)
     if not file.is_file():
-        hint = _COMMAND.format(space=space or "SPACE")
+        hint = TRAIN_COMMAND.format(space=space or "SPACE")
         raise InputError(f"{path} must hold a trained supernet", got=f"no file {file.name}", hint=hint)
     kind = read_about(file).get("kind", "something else")
     if kind != "supernet":
-        raise InputError(f"{path} must hold a supernet", got=kind, hint=_COMMAND.format(space=space or "SPACE"))
+        raise InputError(f"{path} must hold a supernet", got=kind, hint=TRAIN_COMMAND.format(space=space or "SPACE"))
 
 
 def _require_current_space(path: Path, found: AnySpace, name: str | None) -> None:
     """Require the named space, and that its name still means the same: readers of the run load it by name."""
     if name is not None and found.name != name:
-        raise InputError(f"{path} must hold a supernet of {name}", got=found.name, hint=_COMMAND.format(space=name))
+        hint = TRAIN_COMMAND.format(space=name)
+        raise InputError(f"{path} must hold a supernet of {name}", got=found.name, hint=hint)
     config = found.config
     current: AnySpace = SPACES.get(found.name).adapted(
         image_size=config.image_size, channels=config.channels, num_classes=config.num_classes
@@ -138,7 +136,7 @@ def _require_current_space(path: Path, found: AnySpace, name: str | None) -> Non
         raise InputError(
             f"{path} must hold a supernet of {found.name} as it is now",
             got="other choices or sizes: the space has changed since it was trained",
-            hint=_COMMAND.format(space=found.name),
+            hint=TRAIN_COMMAND.format(space=found.name),
         )
 
 

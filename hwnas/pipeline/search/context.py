@@ -30,6 +30,7 @@ from hwnas.pipeline.search.deployments import (
 from hwnas.pipeline.search.options import (
     DEFAULT_BUDGET,
     DEFAULT_SPACE,
+    TRAIN_COMMAND,
     SearchOptions,
     choose_strategy,
     parse_criteria,
@@ -52,6 +53,7 @@ from hwnas.search.spec import PredictorSpec, SearchSpec, read_spec, space_digest
 from hwnas.space import SPACES
 from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace
+from hwnas.train.run_folder import require_path
 
 if TYPE_CHECKING:
     from hwnas.pipeline.search.accuracy import OpenSupernet
@@ -106,7 +108,8 @@ def prepare_search(
         note = f"{quality} in place of accuracy, as {reason}"
         choice = replace(choice, notes=(*choice.notes, note))
     if choice.supernet is not None:
-        from hwnas.pipeline.search.accuracy import open_supernet
+        require_path(choice.supernet, hint=TRAIN_COMMAND.format(space=choice.name or "autoformer-tiny"))
+        from hwnas.pipeline.search.accuracy import open_supernet  # torch, which takes seconds
 
         supernet = open_supernet(choice.supernet, space=choice.name, data=options.data, quality=criteria.quality)
         space = supernet.space

@@ -24,6 +24,9 @@ from hwnas.space.space import AnySpace
 
 DEFAULT_SPACE = "autoformer-tiny"
 DEFAULT_BUDGET = 500
+TRAIN_COMMAND = "hwnas train --space {space} --data DIR"
+"""The command that makes a supernet, with a placeholder."""
+
 MAX_EVALUATIONS = 1_000_000
 """Largest budget."""
 

@@ -341,7 +341,7 @@ def _supernet_accuracy(
     if context.supernet is None or context.spec.supernet is None:
         return None
     from hwnas.pipeline.search.accuracy import SupernetAccuracy
-    from hwnas.train.evaluation import ACCURACIES_FILE
+    from hwnas.train.evaluated import ACCURACIES_FILE
 
     cache = None if run is None else run / ACCURACIES_FILE
     device = context.spec.supernet.compute

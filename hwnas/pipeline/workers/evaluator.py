@@ -24,9 +24,9 @@ from hwnas.train.machine import cpu_settings, torch_device
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.quality import QualityEvaluator
 from hwnas.train.run_data import open_quality_data
+from hwnas.train.run_folder import weights_digest
 from hwnas.train.session import ORIGINAL
 from hwnas.train.tasks import TaskEvaluator, make_task_evaluator
-from hwnas.train.weights import weights_digest
 
 
 class BatchEvaluator:

@@ -3,6 +3,7 @@
 Every random draw is a function of the seed, the epoch and the position in the epoch. Array shapes: (B, C, H, W), uint8.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,10 @@ _MAX_ASPECT = 64
 
 _ORDER_STREAM, _SHIFT_FLIP_STREAM = 0, 1
 """Streams of random numbers of an epoch."""
+
+
+_PLAIN_RAND_AUGMENT = re.compile(r"rand-m(?:[0-9]|10)(?:-mstd0\.5)?(?:-inc1)?")
+"""The notation of all recipes, which is known to be valid without loading timm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class AugmentConfig:
         require_valid(self)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError("scale must be two shares, 0 < smallest <= largest <= 1", got=self.scale)
-        if self.rand_augment:
+        if self.rand_augment and not _PLAIN_RAND_AUGMENT.fullmatch(self.rand_augment):
             rand_augment(self.rand_augment, image_size=32)
 
     @property

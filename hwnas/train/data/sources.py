@@ -207,14 +207,22 @@ def _open_clutter(config: DataConfig, image_shape: tuple[int, int, int]) -> _Sou
     )
 
 
-def _open_path(config: DataConfig) -> _Source:
-    path = Path(config.name)
+def require_data(name: str) -> None:
+    """Raise an InputError unless data are embedded, of a library, or a folder or file that is there."""
+    if name in _EMBEDDED or name.casefold().startswith(tuple(_PREFIXES)):
+        return
+    path = Path(name)
     with file_errors(path):
         exists = path.exists()
     if not exists:
-        if "/" not in config.name and not path.suffix:
-            raise unknown("data", config.name, (*_EMBEDDED, "a folder", "a Parquet file", "torch/…", "wds/…"))
+        if "/" not in name and not path.suffix:
+            raise unknown("data", name, (*_EMBEDDED, "a folder", "a Parquet file", "torch/…", "wds/…"))
         raise InputError(f"there is no folder or file {printable(path)}", hint="--data digits-clutter")
+
+
+def _open_path(config: DataConfig) -> _Source:
+    require_data(config.name)
+    path = Path(config.name)
     if not path.is_dir():
         require_regular(path)
     with file_errors(path):

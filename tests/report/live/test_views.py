@@ -111,6 +111,14 @@ def test_a_training_is_followed_and_a_line_in_part_is_waited_for(tmp_path: Path)
     assert (view.read().status, view.read().done) == ("finished", 1.0)
 
 
+def test_a_training_has_the_epochs_that_it_was_last_resumed_with(tmp_path: Path) -> None:
+    changes = [{"step": 4, "epochs": 6, "ends": False}]
+    config = {"recipe": {"epochs": 4}, "epochs_changes": changes}
+    run = Run.create(tmp_path / "train-a", command=["hwnas", "train"], config=config).path
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 5, "epoch": 4, "loss": 1.0}) + "\n")
+    assert dict(open_view(run).read().facts)["epoch"] == "5 of 6"
+
+
 def test_metrics_that_were_written_anew_are_read_from_the_beginning(tmp_path: Path) -> None:
     run = training(tmp_path / "train-a").path
     lines = [json.dumps({"step": step, "epoch": 0, "loss": 1.0}) + "\n" for step in range(1, 6)]

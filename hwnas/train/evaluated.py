@@ -1,0 +1,77 @@
+"""Networks that were evaluated in a run, and their look-up by id."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hwnas.config import parse_json
+from hwnas.errors import InputError
+from hwnas.files import printable, read_bytes
+from hwnas.space.arch import Arch
+from hwnas.space.lookup import find_arch
+from hwnas.space.space import AnySpace, Candidate
+
+ACCURACIES_FILE = "accuracies.jsonl"
+"""File of a run that caches the accuracies of its networks."""
+
+_ID = re.compile(r"[0-9a-f]{4,64}", re.IGNORECASE)
+"""An id of a network, or its first digits; as few as four, as git takes of commits."""
+
+
+def resolve_arch(
+    space: AnySpace, text: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
+) -> Arch:
+    """Find a network by a name, JSON or a file, as `find_arch` does, or by its id.
+
+    Args:
+        space: Space of the network.
+        text: As for `find_arch`, or the first digits of an id, at least four. Ids are known of networks that were
+            evaluated in the run, of published ones, of the smallest and the largest, and of `others`.
+        run: Run whose evaluated networks are known.
+        command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
+        others: Further networks whose ids are known.
+
+    Raises:
+        InputError: No network, or more than one, has this id.
+    """
+    if not _ID.fullmatch(text) or text in space.published or Path(text).is_file():
+        return find_arch(space, text, command=command)
+    matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(text.casefold())}
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    if matches:
+        raise InputError("an id must have enough digits to match one network", got=text, known=sorted(matches))
+    where = space.name if run is None else str(run)
+    hint = command.format(space=space.name, arch="'{…}'") + ", the network as JSON"
+    raise InputError(f"no network with this id was evaluated in {where}", got=text, hint=hint)
+
+
+def parse_accuracies(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
+    """Parse the complete lines of a file of accuracies.
+
+    Args:
+        data: Content of the file.
+        path: The file, for errors.
+
+    Raises:
+        InputError: A line is no JSON, or no table with an arch_id.
+    """
+    for number, line in enumerate(data.splitlines(), start=1):
+        source = f"{printable(path)}, line {number}"
+        row = parse_json(line.decode(errors="replace"), source=source)
+        if not isinstance(row, dict) or not isinstance(row.get("arch_id"), str):
+            raise InputError(f"{source} must be a table with an arch_id", got=ascii(line[:80]))
+        yield row
+
+
+def _known_ids(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -> Iterator[tuple[str, Arch]]:
+    named = (space.smallest(), space.largest(), *space.published.values())
+    for candidate in (*space.candidates(space.encode(named)), *others):
+        yield candidate.arch_id, candidate.arch
+    file = None if run is None else run / ACCURACIES_FILE
+    if file is not None and file.is_file():
+        complete = read_bytes(file).rpartition(b"\n")[0]
+        for row in parse_accuracies(complete, file):
+            if "arch" in row:
+                yield row["arch_id"], space.parse(row["arch"])
