@@ -6,8 +6,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +20,7 @@ from hwnas.devices.datasheets import normalised
 from hwnas.devices.memory import memory_limit
 from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.metrics import QUANTISED
+from hwnas.profile.core_watch import CoreWatch
 from hwnas.profile.parity import Logits, expected_logits, parity_tolerance, require_agreement, require_parity
 from hwnas.profile.runners.nvml import LimitWatch, Nvml, open_nvml
 from hwnas.profile.runners.runner import (
@@ -32,6 +33,7 @@ from hwnas.profile.runners.runner import (
     RuntimeSession,
     exporter_for,
     load_runner,
+    working_clock,
 )
 from hwnas.profile.runners.this_machine import device_of, emulation_note, this_cpu
 from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_sample, time_pairs, warm_up
@@ -137,6 +139,7 @@ class NetworkTimer:
         self._references: dict[tuple[Setting, Subject], _Reference] = {}
         self._loading_reference = False
         self._nvml: Nvml | None = None
+        self._core_watch = CoreWatch()
         self.process_id = secrets.token_hex(6)
         """Identifies this process in its measurements."""
 
@@ -208,7 +211,15 @@ class NetworkTimer:
             _log.debug("%s: %s, reference: %s", task.subject.network_id, *plans)
             self._enter("time")
             before, watch = self._device_state(), LimitWatch(self._nvml)
-            timed = time_pairs(session, reference.session, pairs=task.pairs, plans=plans, progress=self._on_progress)
+            with self._watch_core(session, task.setting) as core_watch:
+                timed = time_pairs(
+                    session,
+                    reference.session,
+                    pairs=task.pairs,
+                    plans=plans,
+                    watch=core_watch,
+                    progress=self._on_progress,
+                )
             during = observe_under_load(session, plans[0], self._device_state)
             if task.engine_file is not None:
                 _save_engine(session, Path(task.engine_file))
@@ -225,6 +236,16 @@ class NetworkTimer:
                 memory_mb=session.memory_mb(),
                 energy_j=self._energy_j(session, plans[0]),
             )
+
+    @contextmanager
+    def _watch_core(self, session: RuntimeSession, setting: Setting) -> Iterator[CoreWatch | None]:
+        """Watch the core of this thread while it does the work itself, and alone."""
+        is_own = device_of(setting).kind == "cpu" and setting.threads == 1
+        if not (is_own and working_clock(session.run_once) == "thread"):
+            yield None
+            return
+        with self._core_watch.watching():
+            yield self._core_watch
 
     def _energy_j(self, session: RuntimeSession, plan: SamplePlan) -> float | None:
         """Energy of a run on a GPU. Runs are queued, so that the GPU is as busy as while they were timed."""

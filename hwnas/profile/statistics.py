@@ -31,6 +31,12 @@ MIN_NETWORKS = 12
 MAX_INTERVAL = 0.04
 """Largest width of a stable measurement's 95 % interval, relative to the latency."""
 
+MAX_SLOWED = 1.25
+"""Time of the fixed loop next to a run, relative to the shortest, above which the core was slowed down.
+
+Undisturbed, it takes up to 1.1 times the shortest; with both threads of a physical core at work, 1.4 times and more.
+"""
+
 MAX_HALVES = 0.05
 """Largest relative difference between the two halves of a stable measurement."""
 
@@ -92,24 +98,23 @@ def valid_runs(samples: Samples) -> Nanoseconds:
     """Return the times of the runs that count.
 
     These are device times if there are any, else CPU times, else the wall times of the runs without an involuntary
-    context switch.
+    context switch; of each those whose core was not slowed down, if it was watched.
     """
-    if samples.device_ns:
-        return np.asarray(samples.device_ns, dtype=np.float64)
-    if samples.cpu_ns:
-        return np.asarray(samples.cpu_ns, dtype=np.float64)
-    wall = np.asarray(samples.wall_ns, dtype=np.float64)
-    if not samples.switches:
-        return wall
-    undisturbed: Nanoseconds = wall[np.asarray(samples.switches) == 0]
-    return undisturbed
+    times = _all_runs(samples)
+    undisturbed = np.ones(len(times), dtype=bool)
+    if samples.switches and not samples.device_ns and not samples.cpu_ns:
+        undisturbed &= np.asarray(samples.switches) == 0
+    if samples.quickest_loop_ns is not None:
+        undisturbed &= np.asarray(samples.loop_ns) <= MAX_SLOWED * samples.quickest_loop_ns
+    valid: Nanoseconds = times[undisturbed]
+    return valid
 
 
 def quantile_ns(samples: Samples) -> float:
     """Return the 20 % quantile of the valid runs, or of all runs if none is valid."""
     runs = valid_runs(samples)
     if not len(runs):
-        runs = np.asarray(samples.wall_ns, dtype=np.float64)
+        runs = _all_runs(samples)
     if not len(runs):
         raise InputError("a measurement must have at least one run")
     quantile = float(fast_quantile(runs, QUANTILE))
@@ -151,7 +156,7 @@ class ReferenceTimes:
         if len(runs):
             self._valid.append(runs)
         else:
-            self._disturbed.append(np.asarray(samples.wall_ns, dtype=np.float64))
+            self._disturbed.append(_all_runs(samples))
 
     def latency_ms(self) -> float:
         """Return the latency over all runs; see `reference_latency_ms`."""
@@ -308,6 +313,11 @@ def fast_quantile(values: Nanoseconds, level: float) -> Any:
     low, high = ordered[..., below], ordered[..., above]
     # The two forms of the interpolation round like those of numpy.
     return low + (high - low) * weight if weight < 0.5 else high - (high - low) * (1 - weight)
+
+
+def _all_runs(samples: Samples) -> Nanoseconds:
+    """Times of all runs by the best clock."""
+    return np.asarray(samples.device_ns or samples.cpu_ns or samples.wall_ns, dtype=np.float64)
 
 
 def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:

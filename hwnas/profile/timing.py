@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
 
+from hwnas.profile.core_watch import CoreWatch
 from hwnas.profile.runners.runner import QueuedSession, RuntimeSession, Sample
-from hwnas.profile.statistics import ENQUEUE_BOUND
+from hwnas.profile.statistics import ENQUEUE_BOUND, MAX_SLOWED
 from hwnas.records import Samples
 
 Observed = TypeVar("Observed")
@@ -113,6 +114,7 @@ def time_pairs(
     *,
     pairs: int,
     plans: tuple[SamplePlan, SamplePlan] = (SamplePlan(), SamplePlan()),
+    watch: CoreWatch | None = None,
     progress: Callable[[], None] = no_progress,
 ) -> TimedPairs:
     """Run two networks in strict alternation.
@@ -120,29 +122,28 @@ def time_pairs(
     Strict pairs make the ratio of the two times robust: both networks see the same load, temperature and clocks within
     milliseconds. The network that starts a pair alternates, so that neither always runs on the caches of the other.
 
-    Where only undisturbed runs are valid (a CPU with several threads), pairs are added until enough runs of both are
-    valid, up to four times the requested number.
+    Where only undisturbed runs are valid (a CPU with several threads, or a core that is watched), pairs are added until
+    enough runs of both are valid, up to four times the requested number.
 
     Args:
         candidate: The network to time.
         reference: The reference network.
         pairs: Number of pairs.
         plans: How samples of the candidate and of the reference are taken.
+        watch: Watches the core of this thread, if this thread does the work.
         progress: Called after each pair.
     """
-    candidate_samples: list[Sample] = []
-    reference_samples: list[Sample] = []
-    turns = ((candidate, candidate_samples, plans[0]), (reference, reference_samples, plans[1]))
+    turns = (_Runs(candidate, plans[0], watch), _Runs(reference, plans[1], watch))
     for index in range(_MAX_EXTRA_PAIRS * pairs):
-        if index >= pairs and _num_valid(candidate_samples) >= pairs and _num_valid(reference_samples) >= pairs:
+        if index >= pairs and all(runs.num_valid >= pairs for runs in turns):
             break
-        for session, samples, plan in turns if index % 2 == 0 else reversed(turns):
-            samples.append(_time_sample(session, plan))
+        if watch is not None:
+            watch.settle(interrupted=any(runs.was_interrupted for runs in turns))
+        for runs in turns if index % 2 == 0 else reversed(turns):
+            runs.add()
         progress()
-    return TimedPairs(
-        samples=to_samples(candidate_samples, runs_per_sample=plans[0].runs),
-        reference=to_samples(reference_samples, runs_per_sample=plans[1].runs),
-    )
+    ours, theirs = turns
+    return TimedPairs(samples=ours.samples(), reference=theirs.samples())
 
 
 def observe_under_load(session: RuntimeSession, plan: SamplePlan, observe: Callable[[], Observed]) -> Observed | None:
@@ -154,7 +155,13 @@ def observe_under_load(session: RuntimeSession, plan: SamplePlan, observe: Calla
     return observed[0]
 
 
-def to_samples(runs: Iterable[Sample], *, runs_per_sample: int = 1) -> Samples:
+def to_samples(
+    runs: Iterable[Sample],
+    *,
+    runs_per_sample: int = 1,
+    loop_ns: Sequence[int] = (),
+    quickest_loop_ns: int | None = None,
+) -> Samples:
     """Convert runs to the form that is recorded; a clock that one run lacks is left out for all."""
     samples = tuple(runs)
     device_ns = _if_complete([sample.device_ns for sample in samples])
@@ -165,6 +172,8 @@ def to_samples(runs: Iterable[Sample], *, runs_per_sample: int = 1) -> Samples:
         device_ns=device_ns,
         host_ns=_if_complete([sample.host_ns for sample in samples]) or None,
         switches=() if device_ns else tuple(sample.switches for sample in samples),
+        loop_ns=tuple(loop_ns),
+        quickest_loop_ns=quickest_loop_ns,
     )
 
 
@@ -201,9 +210,46 @@ def _if_complete(values: Sequence[int | None]) -> tuple[int, ...]:
     return known if len(known) == len(values) else ()
 
 
-def _num_valid(samples: Sequence[Sample]) -> int:
-    """Number of valid samples: all that have CPU or device time, others only if they were not interrupted."""
-    return sum(sample.device_ns is not None or sample.cpu_ns is not None or sample.switches == 0 for sample in samples)
+class _Runs:
+    """Samples of one of the two networks, with the time of the loop on the core of each."""
+
+    def __init__(self, session: RuntimeSession, plan: SamplePlan, watch: CoreWatch | None) -> None:
+        self._session, self._plan, self._watch = session, plan, watch
+        self._taken: list[Sample] = []
+        self._loop_ns: list[int] = []
+
+    def add(self) -> None:
+        """Take a sample."""
+        if self._watch is None:
+            self._taken.append(_time_sample(self._session, self._plan))
+            return
+        before_ns = self._watch.probe()
+        self._taken.append(_time_sample(self._session, self._plan))
+        self._loop_ns.append(max(before_ns, self._watch.probe()))
+
+    @property
+    def was_interrupted(self) -> bool:
+        """True if another program ran on the core during the last sample."""
+        return bool(self._taken) and self._taken[-1].switches > 0
+
+    @property
+    def num_valid(self) -> int:
+        """Number of valid samples: all that have CPU or device time, others only if they were not interrupted."""
+        limit_ns = MAX_SLOWED * (self._quickest_ns or 0)
+        slowed = [loop_ns > limit_ns for loop_ns in self._loop_ns] or [False] * len(self._taken)
+        return sum(
+            not is_slowed and (sample.device_ns is not None or sample.cpu_ns is not None or sample.switches == 0)
+            for sample, is_slowed in zip(self._taken, slowed, strict=True)
+        )
+
+    def samples(self) -> Samples:
+        """Return the samples in the form that is recorded."""
+        runs = self._plan.runs
+        return to_samples(self._taken, runs_per_sample=runs, loop_ns=self._loop_ns, quickest_loop_ns=self._quickest_ns)
+
+    @property
+    def _quickest_ns(self) -> int | None:
+        return None if self._watch is None else self._watch.quickest_ns
 
 
 class _WarmUp:

@@ -103,10 +103,14 @@ class Samples:
     """Time that the host took to queue a run on the device; None on a CPU and in profiles of earlier versions."""
     switches: tuple[int, ...] = ()
     """Involuntary context switches during each sample."""
+    loop_ns: tuple[int, ...] = ()
+    """Time of a fixed loop on the core of each sample, the longer of before and after it; empty if it was not timed."""
+    quickest_loop_ns: Annotated[int, Between(1, _MAX_NS)] | None = None
+    """Shortest time of that loop in the process until then: on a core that nothing slows down."""
 
     def __post_init__(self) -> None:
         # Not by the types of the fields: a profile has millions of times, and this is the quickest check of them.
-        clocks = (self.wall_ns, self.cpu_ns, self.device_ns, self.host_ns or ())
+        clocks = (self.wall_ns, self.cpu_ns, self.device_ns, self.host_ns or (), self.loop_ns)
         if not self.wall_ns or not {len(times) for times in (*clocks, self.switches)} <= {0, len(self.wall_ns)}:
             lengths = ", ".join(str(len(times)) for times in (*clocks, self.switches))
             raise InputError("samples must have a time of each clock for each run", got=f"{lengths} times")
@@ -116,6 +120,8 @@ class Samples:
                 raise InputError(f"the time of a run must be between 1 and {_MAX_NS:.0e} ns", got=shown(wrong))
         if self.switches and min(self.switches) < 0:
             raise InputError("the number of context switches must be at least 0", got=min(self.switches))
+        if bool(self.loop_ns) != (self.quickest_loop_ns is not None):
+            raise InputError("samples must have the times of the loop and the shortest of all, or neither")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,11 +30,11 @@ def test_a_module_is_timed_beside_the_reference_network(runtime: str) -> None:
     found = measure_module(module, IMAGES, device="cpu", runtime=runtime, pairs=8)
     assert 0 < found.lower_ms <= found.latency_ms <= found.upper_ms
     assert found.throughput == pytest.approx(2 * 1e3 / found.latency_ms)
-    assert len(found.samples.wall_ns) == len(found.reference.wall_ns) == 8
+    assert 8 <= len(found.samples.wall_ns) == len(found.reference.wall_ns) <= 32
     assert np.median(found.reference.wall_ns) > np.median(found.samples.wall_ns)
     assert found.parity.max_relative < 1e-4
     assert module.training
-    assert len(found.to_frame()["reference_wall_ms"]) == 8
+    assert len(found.to_frame()["reference_wall_ms"]) == len(found.reference.wall_ns)
 
 
 def test_a_module_that_does_not_run_is_an_error_with_its_reason() -> None:

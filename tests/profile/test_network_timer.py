@@ -52,7 +52,7 @@ def test_a_network_of_a_space_on_onnxruntime(bench: NetworkTimer, stages: list[s
     assert outcome.failure is None
     assert outcome.samples is not None
     assert outcome.reference is not None
-    assert len(outcome.samples.cpu_ns) == len(outcome.reference.cpu_ns) == 4
+    assert 4 <= len(outcome.samples.cpu_ns) == len(outcome.reference.cpu_ns) <= 16
     assert outcome.parity is not None
     assert outcome.parity.max_relative < 1e-4
     assert outcome.parity.top1_agreement == 1

@@ -53,7 +53,7 @@ def test_a_network_is_timed_beside_the_reference_and_checked(worker: Worker) -> 
     outcome = works(worker)
     assert outcome.samples is not None
     assert outcome.reference is not None
-    assert len(outcome.samples.wall_ns) == len(outcome.samples.cpu_ns) == len(outcome.reference.cpu_ns) == 9
+    assert 9 <= len(outcome.samples.wall_ns) == len(outcome.samples.cpu_ns) == len(outcome.reference.cpu_ns) <= 36
     assert all(0 < cpu <= 1.5 * wall for cpu, wall in zip(outcome.samples.cpu_ns, outcome.samples.wall_ns, strict=True))
     assert outcome.parity is not None
     assert (outcome.parity.max_absolute, outcome.parity.top1_agreement) == (0, 1)

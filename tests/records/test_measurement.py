@@ -51,6 +51,8 @@ def test_a_line_is_one_line_of_plain_json_with_raw_samples() -> None:
         (lambda data: data["samples"]["wall_ns"].__setitem__(0, 10**18), "the time of a run must be between 1 and"),
         (lambda data: data["samples"]["wall_ns"].__setitem__(0, 10**30), "must be a whole number of at most 19 digits"),
         (lambda data: data["samples"]["switches"].__setitem__(0, -1), "context switches must be at least 0"),
+        (lambda data: data["samples"].update(loop_ns=[1]), "samples must have a time of each clock"),
+        (lambda data: data["samples"].update(quickest_loop_ns=1), "the times of the loop and the shortest of all"),
         (lambda data: data["samples"].update(runs_per_sample=0), r"samples\.runs_per_sample must be between"),
         (
             lambda data: data.update(samples=None),
