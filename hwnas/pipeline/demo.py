@@ -232,6 +232,7 @@ class _Steps:
             batches=(options.batch,),
             pairs=options.pairs,
             seed=options.seed,
+            reference_networks=False,
             out=self.out / "profiles",
         )
         names = f"{options.samples} networks on this CPU with {self.runtime} in {', '.join(self.precisions)}"

@@ -79,11 +79,12 @@ class CoreWatch:
         self.quickest_ns = min(loop_ns, self.quickest_ns or loop_ns)
         return loop_ns
 
-    def settle(self, *, interrupted: bool) -> None:
+    def settle(self, *, interrupted: bool, progress: Callable[[], None]) -> None:
         """Move the thread to a core that is not slowed down if the current one is; wait for a while if all are.
 
         Args:
             interrupted: Another program ran on this core meanwhile: the system may move the thread first.
+            progress: Called after each look.
         """
         if interrupted:
             self._release()
@@ -92,6 +93,7 @@ class CoreWatch:
             if self._patience_s <= 0:
                 return
             self._pause(_PAUSE_S)
+            progress()
             self._patience_s -= _PAUSE_S
 
     def _find_quick_core(self) -> bool:

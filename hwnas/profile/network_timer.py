@@ -22,6 +22,7 @@ from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.metrics import QUANTISED
 from hwnas.profile.core_watch import CoreWatch
 from hwnas.profile.parity import Logits, expected_logits, parity_tolerance, require_agreement, require_parity
+from hwnas.profile.reference_graphs import reference_graph
 from hwnas.profile.runners.nvml import LimitWatch, Nvml, open_nvml
 from hwnas.profile.runners.runner import (
     Array,
@@ -307,6 +308,9 @@ class NetworkTimer:
         self._loading_reference = True
         try:
             files = task.reference_files
+            if files is None and isinstance(runner, GraphRunner):
+                self._enter("build")
+                files = reference_graph(task.reference, setting, seed=_REFERENCE_SEED)
             session = self._prepare(runner, task.reference, setting, seed=_REFERENCE_SEED, files=files).session
             try:
                 warm_up(session, progress=self._on_progress)

@@ -138,7 +138,7 @@ def time_pairs(
         if index >= pairs and all(runs.num_valid >= pairs for runs in turns):
             break
         if watch is not None:
-            watch.settle(interrupted=any(runs.was_interrupted for runs in turns))
+            watch.settle(interrupted=any(runs.was_interrupted for runs in turns), progress=progress)
         for runs in turns if index % 2 == 0 else reversed(turns):
             runs.add()
         progress()

@@ -1,7 +1,7 @@
 """The watch over the core of a measurement, with made-up times of its loop."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hwnas.profile.core_watch import CoreWatch, time_loop
 from hwnas.profile.parity import Logits
 from hwnas.profile.runners.runner import Sample
 from hwnas.profile.statistics import valid_runs
-from hwnas.profile.timing import time_pairs
+from hwnas.profile.timing import no_progress, time_pairs
 
 QUICK, SLOW = 100, 150
 
@@ -49,7 +49,7 @@ def always(*slowed: set[int]) -> Iterator[set[int]]:
 def test_it_moves_to_a_quick_core_and_lets_the_thread_go_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, slowed=always({0}))
     with machine.watch.watching():
-        machine.watch.settle(interrupted=False)
+        machine.watch.settle(interrupted=False, progress=no_progress)
         assert (machine.core, machine.allowed) == (1, {1})
     assert machine.allowed == {0, 1}
     assert machine.watch.quickest_ns == QUICK
@@ -60,13 +60,13 @@ def test_it_waits_while_all_cores_are_slow_but_not_for_ever(monkeypatch: pytest.
     at_first_quick = always(set(), *[{0, 1}] * 8, set())
     machine = Machine(monkeypatch, slowed=at_first_quick)
     with machine.watch.watching():
-        machine.watch.settle(interrupted=False)
+        machine.watch.settle(interrupted=False, progress=no_progress)
     assert 0 < machine.paused_s < 0.2
 
     machine = Machine(monkeypatch, slowed=always(set(), {0, 1}))
     with machine.watch.watching():
-        machine.watch.settle(interrupted=False)
-        machine.watch.settle(interrupted=False)
+        machine.watch.settle(interrupted=False, progress=no_progress)
+        machine.watch.settle(interrupted=False, progress=no_progress)
         assert machine.allowed == {0, 1}
     assert machine.paused_s == pytest.approx(core_watch._PATIENCE_S, abs=0.03)
 
@@ -74,9 +74,9 @@ def test_it_waits_while_all_cores_are_slow_but_not_for_ever(monkeypatch: pytest.
 def test_after_an_interruption_the_system_chooses_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, slowed=always({0}, {0}, {0}, {0}, set()))
     with machine.watch.watching():
-        machine.watch.settle(interrupted=False)
+        machine.watch.settle(interrupted=False, progress=no_progress)
         assert machine.allowed == {1}
-        machine.watch.settle(interrupted=True)
+        machine.watch.settle(interrupted=True, progress=no_progress)
         assert machine.allowed == {0, 1}
 
 
@@ -92,8 +92,8 @@ class ScriptedWatch(CoreWatch):
     def loop_ns(self) -> int:
         return SLOW if self._pair in self._slow else QUICK
 
-    def settle(self, *, interrupted: bool) -> None:
-        del interrupted
+    def settle(self, *, interrupted: bool, progress: Callable[[], None]) -> None:
+        del interrupted, progress
         self._pair += 1
 
 

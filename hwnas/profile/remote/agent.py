@@ -30,7 +30,7 @@ from hwnas.devices import detect
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import storage_failed, write_atomic
 from hwnas.metrics import Deployment
-from hwnas.profile.remote.package import code_digest
+from hwnas.profile.agent_code import code_digest
 from hwnas.profile.remote.protocol import (
     HEARTBEAT_S,
     MARK,

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 from hwnas.config import from_mapping, shown
 from hwnas.errors import HwnasError, InputError, MissingError
 from hwnas.files import printable
-from hwnas.profile.remote.package import agent_code
+from hwnas.profile.agent_code import agent_code
 from hwnas.profile.remote.protocol import (
     HEARTBEAT_S,
     MARK,

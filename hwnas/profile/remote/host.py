@@ -20,12 +20,12 @@ from hwnas.data_paths import cache_folder
 from hwnas.devices import Device
 from hwnas.errors import HwnasError, InputError, UsageError
 from hwnas.files import WriterLock, printable, require_file_name
+from hwnas.profile.agent_code import bootstrap, code_digest
 from hwnas.profile.crew import Measurer, WorkerPair
 from hwnas.profile.environment import PACKAGES, CampaignEnvironment
+from hwnas.profile.made_graphs import MadeGraph, make_graph
 from hwnas.profile.network_timer import classify_failure
 from hwnas.profile.remote.connection import ConnectionLimits, HostConnection
-from hwnas.profile.remote.graphs import MadeGraph, make_graph
-from hwnas.profile.remote.package import bootstrap, code_digest
 from hwnas.profile.remote.protocol import Hello, Welcome
 from hwnas.profile.runners.runner import Availability, RuntimeChecks, exporter_for
 from hwnas.profile.worker_messages import (

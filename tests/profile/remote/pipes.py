@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hwnas.profile.agent_code import bootstrap
+from hwnas.profile.made_graphs import MadeGraph
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.remote.connection import ConnectionLimits
-from hwnas.profile.remote.graphs import MadeGraph
 from hwnas.profile.remote.host import Host, RemoteHosts
-from hwnas.profile.remote.package import bootstrap
 from hwnas.profile.worker_messages import GraphFiles
 from hwnas.records import Setting, Subject
 

@@ -16,10 +16,10 @@ from hwnas.devices import DEVICES, Gpu, Machine, detect
 from hwnas.errors import HwnasError, InputError, MissingError, UsageError
 from hwnas.metrics import Deployment
 from hwnas.pipeline.measure import MeasureResult, measure
+from hwnas.profile.agent_code import code_digest
 from hwnas.profile.remote import agent, connection, host
 from hwnas.profile.remote.connection import ConnectionLimits, HostConnection
 from hwnas.profile.remote.host import Host, HostEnvironment, RemoteHosts, parse_hosts
-from hwnas.profile.remote.package import code_digest
 from hwnas.profile.remote.protocol import Hello
 from hwnas.profile.worker_process import GIVEN_GRAPHS
 from hwnas.records import Measurement, Setting, load_profile

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from hwnas.profile.remote.package import agent_code, bootstrap, code_digest
+from hwnas.profile.agent_code import agent_code, bootstrap, code_digest
 
 ENTRIES = (
     "hwnas.profile.remote.agent",
