@@ -24,6 +24,7 @@ from hwnas.export.calibration import CALIBRATION_METHODS
 from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, PARTS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
+from hwnas.pipeline.named_network import names_run, require_name
 from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.runs import MODEL
 from hwnas.search.choice import Pick
@@ -232,6 +233,8 @@ def export_network(
     if format_ == "timm" and is_given:
         raise UsageError("a model of timm takes batches of any size", got="--batch", hint="leave out --batch")
     name = named if arch is None else arch
+    if weights is None and names_run(space):
+        require_name(Path(space), name)  # before torch, which takes seconds to import
     if precision is None and format_ == "timm":
         precision = "fp32"
     elif precision is None:

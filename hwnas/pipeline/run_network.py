@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.metrics import Deployment, parse_metric
+from hwnas.pipeline.named_network import require_name
 from hwnas.profile.runners.runner import graph_precision
 from hwnas.runs import NETWORK, SUPERNET, Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
@@ -46,8 +47,9 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
         InputError: The run holds no such network, or the searched supernet was moved or changed.
     """
     Run.open(run)
+    require_name(run, arch)
     if (run / RECORD_FILE).is_file():
-        return _of_search(run, _required(arch, run))
+        return _of_search(run, str(arch))
     if (run / NETWORK).is_file():
         from hwnas.supernet.store import load_network
 
@@ -56,7 +58,7 @@ def network_of_run(run: Path, arch: str | None) -> RunNetwork:
             _require_same(stored.space, stored.arch, arch, run)
         return RunNetwork(space=stored.space, arch=stored.arch, weights=run / NETWORK)
     if (run / SUPERNET).is_file():
-        return _of_supernet(run, _required(arch, run))
+        return _of_supernet(run, str(arch))
     require_weights(run)
     hint = "a finished run of hwnas search or hwnas train"
     raise InputError(f"{run} must be a run that holds networks", got="no networks of a space", hint=hint)
@@ -134,12 +136,6 @@ def space_of_run(run: Path) -> tuple[str, int]:
         message = f"the networks of {config.space} are measured with images of {size} pixels"
         raise InputError(message, got=f"{config.image_size} in {run}", hint=f"hwnas profile --space {config.space}")
     return SPACES.resolve(config.space), config.num_classes
-
-
-def _required(arch: str | None, run: Path) -> str:
-    if arch is None:
-        raise InputError("the network must be named", got=str(run), hint=f"hwnas export {run} --arch ID --out exported")
-    return arch
 
 
 def _require_same(space: AnySpace, arch: Arch, name: str, run: Path) -> None:

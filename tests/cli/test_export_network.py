@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ import pytest
 
 from hwnas.pipeline.export_network import ExportedNetwork, export_network
 from hwnas.search.record import Repair
+from hwnas.search.result import load_search
 from tests.cli.commands import CommandLine, command_line
+from tests.report.example import Example, make_run
 
 __all__ = ["command_line"]
 
@@ -34,6 +38,19 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
     assert command_line(*named[:-1], "dynamic", "--out", str(tmp_path), "--json") == 0
     assert json.loads(command_line.out)["batch"] is None
     assert document["parity"]["max_relative"] == 0.0
+
+
+def test_a_run_without_a_network_lists_its_front_before_torch_is_imported(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Example(space="autoformer-micro", count=40))
+    code = f"import sys; from hwnas.cli.app import run; code = run(['export', {str(run)!r}, '--out', 'x', '--json'])"
+    code += "; assert 'torch' not in sys.modules; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    error = json.loads(done.stderr)["error"]
+    assert error["hint"] == f"hwnas export {run} --pick balanced --out exported, or --arch ID"
+    front = load_search(run).front
+    assert [text.split()[0] for text in error["known"]] == [network.id for network in front]
+    assert re.fullmatch(r"\w{16} \(accuracy [\d.]+%, macs [\d.]+ [kM], latency_ms [\d.,]+\)", error["known"][0])
 
 
 def test_a_plan_is_exported_as_it_says(command_line: CommandLine, tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ def test_the_weights_are_of_the_supernet_that_was_searched(training: Path, tmp_p
 
 
 def test_errors_say_what_is_wrong(training: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must be named"):
+    with pytest.raises(InputError, match="must be named") as caught:
         network_of_run(training, None)
+    assert caught.value.known == ("min", "max", "random:SEED")
     with pytest.raises(InputError, match="no network with this id"):
         network_of_run(training, "0123456789abcdef")
     with pytest.raises(UsageError, match="are those of the run"):
