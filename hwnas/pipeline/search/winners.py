@@ -182,7 +182,7 @@ class WinnerExporter:
         return WinnerWeights(file=trained.weights, test_accuracy=row.top1)
 
     def _export_graphs(self, member: FrontMember, folder: Path, weights: WinnerWeights) -> WinnerGraphs:
-        """Export ONNX graphs at the batches of the search and a program of torch, each checked against torch.
+        """Export ONNX graphs at the batches of the search and for any batch, and a program of torch, each checked.
 
         A graph in int8 is calibrated on training images, and its accuracy is measured on held-out ones.
         """
@@ -212,6 +212,7 @@ class WinnerExporter:
                 format=format_,
                 precision=precision if is_quantised else in_float,  # random weights are calibrated on nothing
                 batch=batch,
+                any_batch=format_ == "onnx" and batch == batches[0],
                 weights=weights.file,
                 quantisation=quantisation if is_quantised else None,
                 # A file of weights states image size and classes itself.

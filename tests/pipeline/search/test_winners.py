@@ -126,6 +126,8 @@ def test_the_files_of_a_winner_are_the_network_that_was_judged(tmp_path: Path) -
     assert item.failure is None
     assert {Path(name).suffix for name in item.files} == {".safetensors", ".onnx", ".pt2", ".json"}
     assert all((folder / name).is_file() for name in item.files)
+    (graph,) = [name for name in item.files if name.endswith("-bany.onnx")]
+    assert json.loads((folder / f"{graph}.parity.json").read_text())["batches"] == [1, 3]
     stored = load_network(folder / "network.safetensors")
     data = open_data(DataConfig(name=DATA), image_shape=stored.space.config.input_shape)
     batches = make_eval_loader(data, stored.space.config.input_shape, split="heldout")
