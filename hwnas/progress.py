@@ -7,13 +7,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignProgress:
-    """State of a measuring campaign after one more network."""
+    """State of a measuring campaign before its first measurement and after each."""
 
     done: int
     total: int
     failed: int
     network: str
-    """The network that was measured last."""
+    """The network that was measured last; empty before the first."""
+    device: str = ""
+    """The device that is measured; empty if there are several."""
     worker: str = ""
     """The host or GPU that measured it."""
     failure: str | None = None
@@ -21,6 +23,8 @@ class CampaignProgress:
     elapsed_s: float
     left_s: float | None = None
     """Time until the campaign's deadline or, without one, by the work that is left; None: unknown."""
+    between_s: tuple[float, float] | None = None
+    """Before the first measurement: least and most time that all may take, by profiles of similar devices."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,11 +228,19 @@ def progress_state(event: ProgressEvent) -> ProgressState:
 
 
 def _campaign_text(event: CampaignProgress) -> str:
-    left_s = event.left_s
-    if left_s is None:
-        left_s = (event.total - event.done) * event.elapsed_s / event.done
     failed = f", {event.failed} failed" if event.failed else ""
-    return f"{event.done} of {event.total}{failed}, {format_duration(left_s)} left"
+    place = f" on {event.device}" if event.device else ""
+    if event.done == event.total:
+        return f"{event.total} of {event.total} measured{place}{failed}"
+    text, left_s = f"measuring {event.done + 1} of {event.total}{place}{failed}", event.left_s
+    if left_s is None and event.done:
+        left_s = (event.total - event.done) * event.elapsed_s / event.done
+    if left_s is not None:
+        return f"{text}, {format_duration(left_s)} left"
+    if event.between_s is None:
+        return f"{text}, the time is known after the first"
+    shortest, longest = map(format_duration, event.between_s)
+    return f"{text}, estimated {shortest if shortest == longest else f'{shortest} to {longest}'}"
 
 
 def _search_text(event: SearchProgress) -> str:

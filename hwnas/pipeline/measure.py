@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.arguments import checked_arguments
-from hwnas.data_paths import PROFILES
+from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.devices import Device, Gpu, Machine, require, resolve, select_gpus
 from hwnas.errors import MissingError
 from hwnas.frames import Columns, TabularResult
@@ -20,6 +20,7 @@ from hwnas.pipeline.peak_batch import BatchThroughput, describe_throughput, reso
 from hwnas.profile.campaign import Campaign, CampaignResult
 from hwnas.profile.crew import Crew
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime, require_supported
+from hwnas.profile.estimate import similar_paces
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
 from hwnas.profile.results import ProfileQuality, summarize_measurements, summary_columns
@@ -278,7 +279,13 @@ def _run(
         for store in stores.values():
             stack.callback(store.close)
         campaign = Campaign(
-            stores, crew, pairs=plan.pairs, seed=plan.seed, retry=options.retry, on_message=reporter.message
+            stores,
+            crew,
+            pairs=plan.pairs,
+            seed=plan.seed,
+            retry=options.retry,
+            on_message=reporter.message,
+            paces=similar_paces(plan.with_runtime(runtime), device, data_search_path(PROFILES)),
         )
         results: list[CampaignResult] = []
         size = 0

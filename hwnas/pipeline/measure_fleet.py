@@ -237,7 +237,7 @@ class _Board:
         with self._lock:
             self._progress[job] = event
             key = (addresses.get(event.worker, event.worker), job.device, job.runtime)
-            if key in self._rows:
+            if event.done and key in self._rows:
                 row = self._rows[key]
                 failed = event.failure is not None
                 measured = row.num_measured + (not failed)
@@ -246,9 +246,9 @@ class _Board:
             size = len(self._progress)
             done, all_tasks, failures = (sum(total[index * size : (index + 1) * size]) for index in range(3))
             elapsed_s = time.monotonic() - self._begin_s
-            self._reporter.update(
-                replace(event, done=done, total=all_tasks, failed=failures, elapsed_s=elapsed_s, left_s=None)
-            )
+            counts = {"done": done, "total": all_tasks, "failed": failures}
+            whole = replace(event, **counts, device="", elapsed_s=elapsed_s, left_s=None, between_s=None)
+            self._reporter.update(whole)
             if time.monotonic() - self._shown_s > _TABLE_S:
                 self._shown_s = time.monotonic()
                 self._reporter.message(self._table())

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from hwnas.errors import HwnasError
 from hwnas.profile.crew import Crew, WorkerPair
 from hwnas.profile.effort import task_effort
+from hwnas.profile.estimate import CampaignPace
 from hwnas.profile.plan import PlannedTask
 from hwnas.profile.runners.runner import exporter_for
 from hwnas.profile.schedule import Schedule
@@ -76,10 +77,11 @@ class _Pace:
 
     Args:
         total: Work of all tasks.
+        between_s: Least and most time that they may take, by profiles of similar devices.
     """
 
-    def __init__(self, total: float) -> None:
-        self._total = total
+    def __init__(self, total: float, between_s: tuple[float, float] | None = None) -> None:
+        self._total, self._between_s = total, between_s
         self._processes: set[str] = set()
         self._seconds = self._effort = 0.0
 
@@ -96,6 +98,8 @@ class _Pace:
         if self._effort:
             return self._seconds / self._effort * left / max(1, workers)
         done = self._total - left
+        if self._between_s is not None and self._total:
+            return sum(self._between_s) / 2 * left / self._total
         return elapsed_s * left / done if done > 0 else None
 
 
@@ -109,6 +113,7 @@ class Campaign:
         seed: Seed of weights and images.
         retry: Measure networks again that failed in an earlier session.
         on_message: Called when a batch or a GPU is given up, or a network goes to another GPU.
+        paces: Paces of profiles of similar devices, by which the time is estimated before the first measurement.
     """
 
     def __init__(
@@ -120,8 +125,9 @@ class Campaign:
         seed: int,
         retry: bool = False,
         on_message: Callable[[str], None] = lambda text: None,
+        paces: Sequence[CampaignPace] = (),
     ) -> None:
-        self._stores, self._crew, self._on_message = stores, crew, on_message
+        self._stores, self._crew, self._on_message, self._paces = stores, crew, on_message, paces
         self._pairs, self._seed, self._retry = pairs, seed, retry
         self._completed = {batch: CompletedTasks() for batch in stores}
         for batch, store in stores.items():
@@ -149,7 +155,7 @@ class Campaign:
         Args:
             tasks: Tasks in the order in which they are measured.
             deadline_s: Time on the clock after which no task is started.
-            listener: Called after each task, when its row is on the disk.
+            listener: Called before the first task, and after each when its row is on the disk.
             clock: Seconds, increasing.
 
         Returns:
@@ -162,8 +168,23 @@ class Campaign:
         self._schedule.replace(tasks)
         total = self._schedule.num_left  # without the tasks of batches that were given up in an earlier run
         efforts = {id(task): task_effort(task) for task in self._schedule.unfinished()}
-        pace = _Pace(sum(efforts.values()))
+        between_s = self._between_s()
+        pace = _Pace(sum(efforts.values()), between_s)
         started, failed, measured = clock(), 0, 0
+        device = tasks[0].setting.device if tasks else ""
+        if total:
+            listener(
+                CampaignProgress(
+                    done=0,
+                    total=total,
+                    failed=0,
+                    network="",
+                    device=device,
+                    elapsed_s=0.0,
+                    left_s=None if deadline_s is None else max(0.0, deadline_s - started),
+                    between_s=between_s,
+                )
+            )
         _log.info("%d of %d tasks are pending, the others are measured or failed", pending, len(tasks))
         running: dict[Future[TaskResult], tuple[WorkerPair, float]] = {}
         while True:
@@ -187,6 +208,7 @@ class Campaign:
                     total=total,
                     failed=failed,
                     network=_display_name(planned.subject),
+                    device=device,
                     worker=running_on.name,
                     failure=None if failure is None else f"{failure.reason}: {failure.message}",
                     elapsed_s=now_s - started,
@@ -205,6 +227,12 @@ class Campaign:
             num_left=self._schedule.num_left,
             given_up=dict(self._given_up),
         )
+
+    def _between_s(self) -> tuple[float, float] | None:
+        """Return the least and the most time that the tasks may take; None: nothing similar was measured."""
+        tasks, workers = self._schedule.unfinished(), self._schedule.num_pairs
+        times = [item.estimate_s(tasks, pairs=self._pairs, workers=workers) for item in self._paces]
+        return (min(times), max(times)) if times else None
 
     def _start_tasks(self, clock: Callable[[], float]) -> "dict[Future[TaskResult], tuple[WorkerPair, float]]":
         """Give each free pair its next task; return the pairs, and when they began."""

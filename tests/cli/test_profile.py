@@ -45,7 +45,8 @@ def test_a_campaign_prints_what_it_did_and_how_good_it_is(command_line: CommandL
         r"^noise floor +0\.00% \(sigma 0\.00%, 12 networks; second passes [+-]0\.0%\)$", command_line.out, re.MULTILINE
     )
     assert re.search(r"^drift of the reference +\+0\.0% ", command_line.out, re.MULTILINE)
-    assert command_line.err.splitlines()[-1] == "26 of 26, 0 s left"
+    assert command_line.err.splitlines()[-1] == f"26 of 26 measured on {CPU}"
+    assert re.search(rf"^measuring 1 of 26 on {CPU}, estimated ", command_line.err, re.MULTILINE)
 
 
 def test_the_same_command_again_measures_nothing(command_line: CommandLine) -> None:

@@ -18,16 +18,23 @@ SEARCH = SearchProgress(
 
 
 def campaign(
-    done: int, *, failure: str | None = None, elapsed_s: float = 20.0, left_s: float | None = None
+    done: int,
+    *,
+    failure: str | None = None,
+    elapsed_s: float = 20.0,
+    left_s: float | None = None,
+    between_s: tuple[float, float] | None = None,
 ) -> CampaignProgress:
     return CampaignProgress(
         done=done,
         total=10,
         failed=int(failure is not None),
         network="autoformer-micro net-0",
+        device="toy-2c",
         failure=failure,
         elapsed_s=elapsed_s,
         left_s=left_s,
+        between_s=between_s,
     )
 
 
@@ -59,12 +66,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_campaign_shows_what_is_done_what_failed_and_the_time_left() -> None:
-    assert progress_state(campaign(4)).text == "4 of 10, 30 s left"
-    assert progress_state(campaign(4, failure="crash: x")).text == "4 of 10, 1 failed, 30 s left"
+    assert progress_state(campaign(4)).text == "measuring 5 of 10 on toy-2c, 30 s left"
+    assert progress_state(campaign(4, failure="crash: x")).text == ("measuring 5 of 10 on toy-2c, 1 failed, 30 s left")
 
 
 def test_the_deadline_of_a_campaign_decides_the_time_left() -> None:
-    assert progress_state(campaign(1, left_s=5340.0)).text == "1 of 10, 1 h 29 min left"
+    assert progress_state(campaign(1, left_s=5340.0)).text == "measuring 2 of 10 on toy-2c, 1 h 29 min left"
+
+
+def test_a_campaign_shows_an_estimate_before_its_first_measurement() -> None:
+    begun = "measuring 1 of 10 on toy-2c, "
+    assert progress_state(campaign(0, between_s=(50.0, 130.0))).text == begun + "estimated 50 s to 2 min 10 s"
+    assert progress_state(campaign(0, between_s=(50.0, 50.2))).text == begun + "estimated 50 s"
+    assert progress_state(campaign(0)).text == begun + "the time is known after the first"
+    assert progress_state(campaign(0, left_s=60.0, between_s=(50.0, 130.0))).text == begun + "1 min 00 s left"
 
 
 def test_a_search_shows_its_evaluations_and_its_best_values() -> None:
@@ -87,9 +102,9 @@ def test_lines_come_now_and_then_and_at_the_end(clock: list[float], capsys: pyte
             clock[0] = seconds
             reporter.update(campaign(done, elapsed_s=seconds))
     assert capsys.readouterr().err.splitlines() == [
-        "1 of 10, 45 s left",
-        "3 of 10, 37 s left",
-        "10 of 10, 0 s left",
+        "measuring 2 of 10 on toy-2c, 45 s left",
+        "measuring 4 of 10 on toy-2c, 37 s left",
+        "10 of 10 measured on toy-2c",
     ]
 
 
@@ -143,8 +158,8 @@ def test_a_terminal_shows_a_bar_and_messages_above_it(
     out, err = capsys.readouterr()
     assert out == ""
     assert "runtime [torch]" in err
-    assert "4 of 10, 30 s left" in err
-    assert err.index("runtime [torch]") < err.index("4 of 10, 30 s left")
+    assert "measuring 5 of 10 on toy-2c, 30 s left" in err
+    assert err.index("runtime [torch]") < err.index("measuring 5 of 10 on toy-2c, 30 s left")
 
 
 def test_work_without_news_says_that_it_goes_on(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,11 +134,11 @@ def test_a_campaign_ends_when_its_time_is_up(yard: Yard) -> None:
     assert yard.profile.counts == expected_counts()
 
 
-def test_progress_is_told_after_the_row_is_on_the_disk(yard: Yard) -> None:
+def test_progress_comes_before_the_first_row_and_after_each_is_on_the_disk(yard: Yard) -> None:
     counts: list[int] = []
     yard.listener = lambda state: counts.append(len(yard.profile.measurements))
     yard.run(TASKS[:5])
-    assert counts == [1, 2, 3, 4, 5]
+    assert counts == [0, 1, 2, 3, 4, 5]
 
 
 def test_progress_counts(yard: Yard) -> None:
@@ -146,6 +146,7 @@ def test_progress_counts(yard: Yard) -> None:
     yard.failing = {tasks[1].subject.network_id: NAN}
     yard.run(tasks)
     assert [(state.done, state.total, state.failed) for state in yard.seen] == [
+        (0, 4, 0),
         (1, 4, 0),
         (2, 4, 1),
         (3, 4, 1),
@@ -168,10 +169,20 @@ def test_the_time_that_is_left_is_told_by_tasks_that_do_not_start_a_process(yard
 
     yard._start = start  # type: ignore[method-assign]
     yard.run(tasks, clock=lambda: now_s)
-    first, *others = (state.left_s for state in yard.seen)
+    before, first, *others = (state.left_s for state in yard.seen)
+    assert before is None
     assert first is not None
     assert first > 100
     assert others == pytest.approx([1.0, 0.5, 0.0], rel=0.2)
+
+
+def test_the_time_is_estimated_by_similar_profiles_until_a_task_does_not_start_a_process() -> None:
+    pace = _Pace(100.0, (300.0, 500.0))
+    assert pace.left_s(100.0, elapsed_s=0.0, workers=1) == 400.0
+    pace.add("one", 1.0, seconds=60.0)
+    assert pace.left_s(99.0, elapsed_s=60.0, workers=1) == pytest.approx(396.0)
+    pace.add("one", 1.0, seconds=3.0)
+    assert pace.left_s(98.0, elapsed_s=63.0, workers=1) == pytest.approx(294.0)
 
 
 def test_networks_without_a_graph_do_not_tell_the_time_of_others() -> None:
@@ -344,7 +355,7 @@ class Slow(FakeWorker):
 with Store(Path(sys.argv[1]), manifest=manifest(), session=SESSION) as store:
     start = lambda: Slow(process_id=f"{sys.argv[2]}-{time.monotonic_ns()}")
     campaign = Campaign({1: store}, Crew([WorkerPair(start)]), pairs=12, seed=5)
-    told = lambda state: print(state.network.split()[-1], flush=True)
+    told = lambda state: print(*state.network.split()[-1:], flush=True)
     print("ready", flush=True)
     campaign.run(TASKS, listener=told)
 """

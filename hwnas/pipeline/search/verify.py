@@ -169,6 +169,10 @@ class FrontVerifier:
         return [item for item in campaigns if item.searched in searched]
 
     def _measure(self, record: SearchRecord, campaign: VerificationCampaign) -> CampaignResults:
+        deployment = campaign.deployment
+        self.reporter.message(
+            f"measuring the {len(record.front)} networks of the front with {deployment.runtime} on {deployment.device}"
+        )
         path = path_within(self.run, PROFILES, campaign.plan_name)
         if not path.is_file():  # else an interrupted campaign, which is resumed with its own plan
             with Study.read(self.run) as study:
