@@ -9,8 +9,8 @@ import click
 from hwnas.cli.options import PATH, WORKERS, evaluate_on_option, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
+from hwnas.errors import InputError
 from hwnas.metrics import QUALITIES, QualityMetric
-from hwnas.runs import MANIFEST
 from hwnas.train.options import open_train_config
 
 if TYPE_CHECKING:
@@ -116,9 +116,13 @@ def _next_command(evaluation: "Evaluation") -> tuple[object, ...]:
     """After a supernet, measure its space; after a single network, export it."""
     if evaluation.space is None:
         return ()
-    run = evaluation.weights.parent
-    if evaluation.kind == "supernet" and evaluation.space.startswith("elastic-") and (run / MANIFEST).is_file():
-        return ("hwnas", "profile", "--supernet", run)  # at the classes of the run
     if evaluation.kind == "supernet":
-        return ("hwnas", "profile", "--space", evaluation.space)
+        from hwnas.pipeline.run_network import space_of_run
+
+        run = evaluation.weights.parent
+        try:
+            space_of_run(run)
+        except InputError:  # a file of weights alone, or images of another size
+            return ("hwnas", "profile", "--space", evaluation.space)
+        return ("hwnas", "profile", "--supernet", run)  # at the classes of the run
     return ("hwnas", "export", evaluation.space, "--weights", evaluation.weights, "--out", "exported")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from hwnas.cli.following import search_command, trained_space
 from hwnas.cli.options import BATCH, COUNT, PATH, json_option, predictors_option, profiles_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
@@ -78,11 +79,13 @@ def fit(
         report = fit_predictors(FitOptions(deployment=deployment, **options), reporter=reporter)
     if as_json:
         print_json(_values(report))
-    else:
-        _print(report, out=options["out"])
+        return
+    _print(report)
+    elsewhere = () if options["out"] == Path(PREDICTORS) else ("--predictors", options["out"])
+    print_footer((*_next_command(report, deployment), *elsewhere))
 
 
-def _print(report: FitReport, *, out: Path) -> None:
+def _print(report: FitReport) -> None:
     for (fitted_to, folder), group in groupby(report.fitted, key=lambda item: (item.fitted_to, item.path.parent)):
         items = list(group)
         print_line(fitted_to)
@@ -97,18 +100,19 @@ def _print(report: FitReport, *, out: Path) -> None:
         print_line(f"not fitted: {item.name}: {item.reason}")
     for text in dict.fromkeys(note for item in report.fitted for note in item.card.notes):
         print_line(f"note: {text}")
-    elsewhere = () if out == Path(PREDICTORS) else ("--predictors", out)
-    print_footer((*_next_command(report), *elsewhere))
 
 
-def _next_command(report: FitReport) -> tuple[object, ...]:
-    """Search with the predictors; predict a network with those of published tables."""
-    space = next((item.card.space for item in report.fitted if item.card.space is not None), None)
-    if space is None:
+def _next_command(report: FitReport, fitted: Deployment) -> tuple[object, ...]:
+    """Search the space with the predictors, or the one that was trained last; predict a network without a space."""
+    spaces = list(dict.fromkeys(item.card.space for item in report.fitted if item.card.space is not None))
+    if not spaces:
         return ("hwnas", "predict", "timm:deit_tiny_patch16_224", "--device", report.device)
-    names = [item.card.metric.name for item in report.fitted]
+    space = trained_space(spaces)
+    names = [item.card.metric.name for item in report.fitted if item.card.space == space]
     objective = "throughput" if "throughput" in names else names[0]
-    return ("hwnas", "search", "--space", space, "--device", report.device, "--objective", objective)
+    given = (("--runtime", fitted.runtime), ("--precision", fitted.precision))
+    options = [word for name, value in given if value is not None for word in (name, value)]
+    return search_command(space, report.device, objective=objective, options=options)
 
 
 def _row(item: FittedPredictor) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ import click
 from hwnas.cli.complete import add_completion
 from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options
-from hwnas.cli.project import FILE, project_options
+from hwnas.cli.project import FILE, note_tables, project_options, read_project
 from hwnas.errors import UsageError, nearest
 
 
@@ -60,6 +60,8 @@ class LazyGroup(click.Group):
 
     def _read_project(self, ctx: click.Context, command: click.Command, args: list[str]) -> None:
         """Give a command the options that the project's file has for it, and say so."""
+        if FILE.is_file():
+            note_tables(ctx, read_project(FILE, commands=list(self.rows)))
         values = project_options(FILE, command, args, commands=list(self.rows))
         if not values or {"-h", "--help"}.intersection(args):
             return

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from hwnas.cli.project import in_project
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -122,14 +124,17 @@ def note_start_time(context: click.Context) -> None:
     context.meta[_START_TIME] = time.monotonic()
 
 
-def print_footer(next_command: Iterable[object] = ()) -> None:
-    """Print how long the command took and, unless it is empty, the command to run next."""
+def print_footer(*next_commands: Iterable[object]) -> None:
+    """Print how long the command took and the commands to run next, the best one first; empty ones are left out.
+
+    Options that the project's file gives a command anyway are left out.
+    """
     start_time = click.get_current_context().meta.get(_START_TIME)
     if start_time is not None:
         print_line(f"took {format_duration(time.monotonic() - start_time)}")
-    words = [str(word) for word in next_command]
-    if words:
-        print_line(f"next: {shlex.join(words)}", wrap=False)
+    commands = [in_project([str(word) for word in command]) for command in next_commands]
+    for number, words in enumerate(words for words in commands if words):
+        print_line(f"{'or' if number else 'next'}: {shlex.join(words)}", wrap=False)
 
 
 def format_duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from hwnas.cli.following import search_command
 from hwnas.cli.options import BATCH, CONFIDENCE, THREADS, json_option, predictors_option, profiles_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import Deployment
@@ -116,4 +117,4 @@ def _next_command(targets: tuple[str, ...], options: PredictOptions) -> tuple[ob
     if space not in SPACES:
         return ()
     device = options.deployment.device or "auto"
-    return ("hwnas", "search", "--space", space, "--device", device, "--objective", options.metrics[0])
+    return search_command(SPACES.resolve(space), device, objective=options.metrics[0])

@@ -28,11 +28,12 @@ from hwnas.errors import CheckFailedError, Interrupted, UsageError, signal_numbe
 from hwnas.pipeline.measure import MeasureResult, measure_plan, measure_precisions
 from hwnas.pipeline.measure_fleet import measure_fleet
 from hwnas.profile.environment import CampaignEnvironment
-from hwnas.profile.options import MAX_NETWORKS, CampaignOptions
+from hwnas.profile.options import MAX_NETWORKS, MAX_PAIRS, CampaignOptions
 from hwnas.profile.plan import WrittenPlan, write_plan
 from hwnas.profile.remote.fleet import FLEET_COLUMNS, fleet_cells, load_fleet
 from hwnas.profile.remote.host import RemoteHosts, parse_hosts
 from hwnas.profile.results import ProfileQuality, ReasonCount, require_measured, require_stable
+from hwnas.records.manifest import read_manifest
 
 if TYPE_CHECKING:
     from hwnas.pipeline.measure_until import StoppingRule
@@ -54,6 +55,9 @@ _RUN_PARAMETERS = (
     "remote_python",
 )
 """Parameters that a plan does not contain, so that they can be given with one."""
+
+_MORE_PAIRS = 4
+"""Factor of the runs that are proposed where times are noisy."""
 
 
 @click.command()
@@ -214,6 +218,10 @@ def profile(
         _profile_fleet(fleet, replace(options, precision=precisions[0]), retry=retry, strict=strict, as_json=as_json)
         return
     limit_s = None if limit_minutes is None else 60 * limit_minutes
+    place: tuple[str, ...] = () if gpus is None else ("--gpus", gpus)
+    place += () if limit_minutes is None else ("--limit-minutes", f"{limit_minutes:g}")
+    place += () if on is None else ("--on", on, "--remote-python", remote_python)
+    place += () if goal is None else goal.cli_options
     with console_reporter() as reporter, ExitStack() as stack:
         environment = (
             None if limit_s is None or on is not None else CampaignEnvironment.of_this_machine(limit_s=limit_s)
@@ -231,17 +239,15 @@ def profile(
             else:
                 measured = (measure_plan(plan, out=options.out, **shared),)
         except KeyboardInterrupt as stopped:
-            command = (*_command(options, precisions), *(goal.cli_options if goal else ()))
+            command = (*_command(options, precisions), *place)
             if plan is not None:
-                command = ("hwnas", "profile", "--plan", str(plan), *(() if out is None else ("--out", str(out))))
-            command = (*command, *(() if gpus is None else ("--gpus", gpus)))
-            if limit_minutes is not None:
-                command = (*command, "--limit-minutes", f"{limit_minutes:g}")
-            if on is not None:
-                command = (*command, "--on", on, "--remote-python", remote_python)
+                folder = () if out is None else ("--out", str(out))
+                command = ("hwnas", "profile", "--plan", str(plan), *folder, *place)
             message = f"everything measured is kept\n  try     {shlex.join(command)}"
             raise Interrupted(message, number=signal_number(stopped)) from stopped
-    _print_measured(measured, folder=out, as_json=as_json)
+    more_pairs = replace(options, pairs=min(_MORE_PAIRS * options.pairs, MAX_PAIRS))
+    again = () if plan is not None else (*_command(more_pairs, precisions), *place, "--new")
+    _print_measured(measured, folder=out, again=again, as_json=as_json)
     qualities = [(item.name, item.quality) for result in measured for item in result.profiles]
     for result in measured:
         _require_all_batches(result)
@@ -373,7 +379,10 @@ def _print_planned(planned: WrittenPlan, *, as_json: bool) -> None:
     print_line(f"then copy its folder {PROFILES}/{planned.device} back")
 
 
-def _print_measured(measured: tuple[MeasureResult, ...], *, folder: Path | None, as_json: bool) -> None:
+def _print_measured(
+    measured: tuple[MeasureResult, ...], *, folder: Path | None, again: tuple[str, ...], as_json: bool
+) -> None:
+    """Print the campaigns and the command to run next, which is the same one with more runs if times were noisy."""
     if as_json:
         values = [_measured_values(item) for item in measured]
         print_json(values[0] if len(values) == 1 else {"campaigns": values})
@@ -381,8 +390,13 @@ def _print_measured(measured: tuple[MeasureResult, ...], *, folder: Path | None,
     for result in measured:
         _print_campaign(result)
         print_line()
+    profiles = [item for result in measured for item in result.profiles]
+    space = read_manifest(profiles[0].path).space  # that of all; None: models of timm alone
+    of_space = () if space is None else ("--space", space)
     elsewhere = () if folder is None else ("--profiles", folder)
-    print_footer(("hwnas", "fit", "--device", measured[0].deployment.device, *elsewhere))
+    fit = ("hwnas", "fit", "--device", measured[0].deployment.device, *of_space, *elsewhere)
+    is_noisy = any(item.quality.is_noisy for item in profiles)
+    print_footer(again if is_noisy else (), fit)
 
 
 def _measured_values(measured: MeasureResult) -> dict[str, Any]:
@@ -427,6 +441,12 @@ def print_quality(name: str, quality: ProfileQuality) -> None:
         print_line("  try torch-graph or tensorrt, which queue a run by one call, or a larger --batch")
     for problem in quality.problems:
         print_line(f"  doubtful: {problem}")
+    if quality.noise_floor is not None and quality.is_noisy:
+        print_line(
+            f"  predictors of these times err by {quality.noise_floor.mean_error:.1%} or more: other load on the "
+            "machine changes them, the more the shorter a network runs"
+        )
+        print_line("  try an idle machine, more --pairs, or a larger --batch if that is what will run")
 
 
 def _quality_rows(quality: ProfileQuality) -> list[tuple[str, object]]:

@@ -16,8 +16,10 @@ import click
 
 from hwnas.cli.options import PathText
 from hwnas.config import shown
-from hwnas.errors import InputError, unknown
+from hwnas.devices import resolve
+from hwnas.errors import HwnasError, InputError, unknown
 from hwnas.files import read_text
+from hwnas.runs import Run
 
 FILE = Path("hwnas.toml")
 """The file, in the folder that a command is run in."""
@@ -34,6 +36,9 @@ _KEPT: Mapping[str, frozenset[str]] = {"train": frozenset(("data",)), "profile":
 
 _KEPT_RESUMED: Mapping[str, frozenset[str]] = {"train": frozenset(("out",))}
 """Options of a table that hold where a run is resumed, which has the others itself."""
+
+_TABLES = "hwnas.project"
+"""Key of the tables of the project's file in the metadata of a command's context."""
 
 
 def read_project(path: Path, *, commands: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -83,6 +88,64 @@ def project_options(
         kept = _KEPT_RESUMED if "resume" in given else _KEPT
         values = {key: value for key, value in values.items() if key in kept.get(name, frozenset())}
     return {str(options[key].name): value for key, value in values.items() if key not in given}
+
+
+def note_tables(context: click.Context, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remember the tables of the project's file, for the command that is suggested next."""
+    context.meta[_TABLES] = tables
+
+
+def in_project(words: Sequence[str]) -> tuple[str, ...]:
+    """Return a command without the options that the project's file gives it.
+
+    Args:
+        words: The words of a command line, as a command suggests it.
+    """
+    tables = click.get_current_context().meta.get(_TABLES, {})
+    table = tables.get(words[1]) if len(words) > 1 else None
+    if table is None or not all(word.startswith("--") for word in words[2:3]):
+        return tuple(words)
+    options: list[tuple[str, ...]] = []
+    for word in words[2:]:
+        options = [*options, (word,)] if word.startswith("--") else [*options[:-1], (*options[-1], word)]
+    others = [option for option in options if not _is_given(option, table, tables)]
+    if any(option[0].lstrip("-") in _ALTERNATIVES.get(words[1], ()) for option in others):
+        return tuple(words)
+    return (*words[:2], *(word for option in others for word in option))
+
+
+def project_supernet(space: str) -> str | None:
+    """Return the supernet of the project's file, if it is one of a space."""
+    tables = click.get_current_context().meta.get(_TABLES, {})
+    supernet = tables.get("search", {}).get("supernet")
+    return supernet if supernet is not None and _space_of(supernet, tables) == space else None
+
+
+def _is_given(option: tuple[str, ...], table: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return True if a table has an option with this value, or one in its place."""
+    key, value = option[0].lstrip("-"), ",".join(option[1:])
+    if key == "objective":  # what is searched for is the user's choice; a suggestion is but an example
+        return True
+    if key not in table:
+        is_of_supernet = key in ("space", "classes") and "supernet" in table
+        return is_of_supernet and (key == "classes" or _space_of(table["supernet"], tables) == value)
+    found = table[key] if isinstance(table[key], list) else [table[key]]
+    if key == "device":
+        try:
+            return [resolve(str(name)) for name in found] == [resolve(value)]
+        except HwnasError:
+            return False
+    return ",".join(map(str, found)) == value
+
+
+def _space_of(supernet: str, tables: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the space of a training, or the one that the project is to train there."""
+    try:
+        space = Run.open(Path(supernet)).manifest.config.get("space")
+    except HwnasError:
+        training = tables.get("train", {})
+        space = training.get("space") if training.get("out") == supernet else None
+    return None if space is None else str(space)
 
 
 def _key(option: click.Option) -> str:

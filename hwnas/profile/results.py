@@ -140,13 +140,18 @@ class ProfileQuality:
     last_utc: str | None
 
     @property
+    def is_noisy(self) -> bool:
+        """True if the noise floor is known, and higher than allowed."""
+        return self.noise_floor is not None and self.noise_floor.mean_error > MAX_MEAN_ERROR
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Reasons not to rely on the measurements; empty for a good profile."""
         problems = []
         floor = self.noise_floor
         if floor is None:
             problems.append(f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}")
-        elif floor.mean_error > MAX_MEAN_ERROR:
+        elif self.is_noisy:
             problems.append(f"the noise floor is {floor.mean_error:.1%}, at most {MAX_MEAN_ERROR:.0%} is allowed")
         unstable = self.num_unstable / max(1, self.num_measurements)
         if unstable > MAX_UNSTABLE:

@@ -29,7 +29,9 @@ def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> N
         with click.Context(click.Command("train"), parent=root):
             print_footer(("hwnas", "evaluate", "my runs/a"))
             print_footer()
-    assert capsys.readouterr().out == "took 0 s\nnext: hwnas evaluate 'my runs/a'\ntook 0 s\n"
+            print_footer((), ("hwnas", "fit"), ("hwnas", "search"))
+    shown = "took 0 s\nnext: hwnas evaluate 'my runs/a'\ntook 0 s\ntook 0 s\nnext: hwnas fit\nor: hwnas search\n"
+    assert capsys.readouterr().out == shown
 
 
 class Terminal(io.StringIO):

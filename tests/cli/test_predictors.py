@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hwnas.runs import Run
 from tests.cli.commands import CommandLine, command_line
 from tests.pipeline.measured_profiles import DEVICE, fast_fits, make_profile
 
@@ -29,8 +30,23 @@ def test_fit_prints_how_good_each_predictor_is(command_line: CommandLine) -> Non
     assert max(map(len, (head, *rows))) <= 100
     assert (folder, empty) == (f"written to {FOLDER}", "")
     assert re.fullmatch(r"took \d+(\.\d)? s", took)
-    assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective throughput"
+    assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective throughput --no-accuracy"
     assert "fitting latency_ms to 42 rows" in command_line.err
+
+
+def test_the_search_that_follows_a_fit_has_the_newest_supernet_of_the_spaces(command_line: CommandLine) -> None:
+    make_profile(Path("profiles"), "resnas-micro")
+    for name, space, day in (("a", SPACE, 1), ("b", "resnas-micro", 3), ("c", SPACE, 2)):
+        run = Run.create(Path("runs") / name, command=(), config={"recipe": {}, "space": space}).path
+        values = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps({**values, "created_utc": f"2026-01-0{day}T00:00:00+00:00"}))
+        (run / "supernet.safetensors").touch()
+    arguments = ("fit", "--device", DEVICE, "--metric", "latency_ms")
+    assert command_line(*arguments) == 0
+    search = f"next: hwnas search --supernet runs/{{}} --device {DEVICE}"
+    assert command_line.out.splitlines()[-1] == f"{search.format('b')} --objective latency_ms"
+    assert command_line(*arguments, "--space", SPACE, "--precision", "fp32") == 0
+    assert command_line.out.splitlines()[-1] == f"{search.format('c')} --precision fp32 --objective latency_ms"
 
 
 def test_fit_as_json_is_one_document(command_line: CommandLine) -> None:
@@ -52,7 +68,7 @@ def test_predict_answers_with_an_interval_and_says_who_answered(command_line: Co
     assert facts == f"  measured in {DEVICE}/{SPACE}-onnxruntime-fp32-b1-t1 with torch 2.15.0"
     assert card.endswith(f"{FOLDER}/latency_ms/card.md")
     assert took.startswith("took ")
-    assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective latency_ms"
+    assert following == f"next: hwnas search --space {SPACE} --device {DEVICE} --objective latency_ms --no-accuracy"
 
 
 def test_a_network_outside_ends_with_1(command_line: CommandLine) -> None:

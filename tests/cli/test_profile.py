@@ -49,6 +49,29 @@ def test_a_campaign_prints_what_it_did_and_how_good_it_is(command_line: CommandL
     assert re.search(rf"^measuring 1 of 26 on {CPU}, estimated ", command_line.err, re.MULTILINE)
 
 
+def test_the_next_command_fits_what_was_measured(command_line: CommandLine) -> None:
+    assert command_line(*SMALL, "--samples", "14") == 0
+    assert command_line.out.splitlines()[-1] == f"next: hwnas fit --device {CPU} --space autoformer-micro"
+    assert command_line("profile", "--landmarks", "--device", "cpu", "--runtime", "onnxruntime", "--out", "x") == 0
+    assert command_line.out.splitlines()[-1] == f"next: hwnas fit --device {CPU} --profiles x"
+
+
+def test_noisy_times_are_to_be_measured_again_before_they_are_fitted(
+    command_line: CommandLine, place: FakeEnvironment
+) -> None:
+    place.noise = 0.3
+    assert command_line(*SMALL, "--samples", "14", "--pairs", "8") == 0
+    assert re.search(r"predictors of these times err by \d+\.\d% or more: other load", command_line.out)
+    again, fit = command_line.out.splitlines()[-2:]
+    what = "--space autoformer-micro --device cpu --samples 14 --runtime onnxruntime --pairs 32 --no-reference-networks"
+    assert again == f"next: hwnas profile {what} --new"
+    assert fit == f"or: hwnas fit --device {CPU} --space autoformer-micro"
+    place.noise = 0.0
+    assert command_line(*again.split()[2:]) == 0
+    assert f"profiles/{CPU}/{FOLDER}-2\n" in command_line.out
+    assert "err by" not in command_line.out
+
+
 def test_the_same_command_again_measures_nothing(command_line: CommandLine) -> None:
     command_line(*SMALL, "--samples", "3")
     assert command_line(*SMALL, "--samples", "3") == 0

@@ -1,6 +1,7 @@
 """`hwnas.toml`: what commands take from it, and its errors."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import click
@@ -8,7 +9,8 @@ import pytest
 
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
-from hwnas.cli.project import project_options
+from hwnas.cli.project import in_project, note_tables, project_options, project_supernet
+from hwnas.devices import detect
 from hwnas.errors import InputError
 
 NAMES = [row.name for row in COMMANDS]
@@ -87,6 +89,50 @@ def test_a_command_says_what_it_takes_from_the_file(
     assert (json.loads(out)["image_size"], err) == (32, "")
 
 
+PROJECT = """
+[train]
+space = "autoformer-micro"
+out = "runs/supernet"
+[profile]
+supernet = "runs/supernet"
+device = "cpu"
+samples = 60
+[fit]
+device = "cpu"
+space = "autoformer-micro"
+[search]
+supernet = "runs/supernet"
+device = "cpu"
+objective = ["latency_ms"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("hwnas profile --supernet runs/supernet", "hwnas profile"),
+        ("hwnas profile --space autoformer-micro --device CPU --samples 60 --classes 10", "hwnas profile"),
+        ("hwnas profile --space autoformer-micro --pairs 96 --new", "hwnas profile --pairs 96 --new"),
+        ("hwnas profile --space resnas-micro --device CPU", "hwnas profile --space resnas-micro --device CPU"),
+        ("hwnas profile --landmarks --device CPU", "hwnas profile --landmarks --device CPU"),
+        ("hwnas fit --device CPU --space autoformer-micro", "hwnas fit"),
+        ("hwnas fit --device h100 --space autoformer-micro", "hwnas fit --device h100"),
+        ("hwnas search --supernet runs/supernet --device CPU --objective throughput", "hwnas search"),
+        ("hwnas search --space autoformer-micro --device CPU --no-accuracy", "hwnas search --no-accuracy"),
+        ("hwnas search --supernet runs/b --device CPU", "hwnas search --supernet runs/b --device CPU"),
+        ("hwnas report runs/search", "hwnas report runs/search"),
+    ],
+)
+def test_a_suggested_command_leaves_out_what_the_file_gives_it(line: str, shown: str) -> None:
+    with click.Context(click.Command("x")) as context:
+        note_tables(context, tomllib.loads(PROJECT))
+        assert in_project(line.replace("CPU", detect().cpu.slug).split()) == tuple(
+            shown.replace("CPU", detect().cpu.slug).split()
+        )
+        assert project_supernet("autoformer-micro") == "runs/supernet"
+        assert project_supernet("resnas-micro") is None
+
+
 def test_a_file_for_images_and_machine_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,12 +157,16 @@ def test_the_commands_of_a_project_need_no_options(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     steps = (
-        "init digits",
-        "train --epochs 2 --max-images 256",
-        "profile --samples 12 --pairs 8",
-        "fit",
-        "search --budget 8",
+        ("init digits", "train"),
+        ("train --epochs 2 --max-images 256", "evaluate runs/supernet"),
+        ("evaluate runs/supernet", "profile"),
+        ("profile --samples 12 --pairs 8", "fit"),
+        ("fit", "search"),
+        ("search --budget 8", "report runs/search"),
+        ("report runs/search", "export runs/search --arch "),
     )
-    for step in steps:
+    for step, following in steps:
         assert run(step.split()) == 0, capsys.readouterr().err
+        *_, suggested = capsys.readouterr().out.splitlines()
+        assert suggested.partition("hwnas ")[2].startswith(following)
     assert (tmp_path / "runs/search/search.json").is_file()

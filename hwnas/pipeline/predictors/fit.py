@@ -97,7 +97,7 @@ def fit_predictors(
     device = resolve(options.deployment.device or "auto", machine=machine)
     options = replace(options, deployment=replace(options.deployment, device=device))
     _require_writable(options.out)
-    groups = group_profiles(_load_measured(device, options), space=options.space, mixed=options.mixed)
+    groups = group_profiles(_load_measured(device, options, reporter), space=options.space, mixed=options.mixed)
     fitted: list[FittedPredictor] = []
     left_out, errors = list(groups.left_out), []
     for networks in groups.to_fit:
@@ -127,8 +127,8 @@ def _require_writable(folder: Path) -> None:
             pass
 
 
-def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
-    """Read the profiles and published tables of the device that the options select."""
+def _load_measured(device: str, options: FitOptions, reporter: Reporter) -> list[MeasuredNetworks]:
+    """Read the profiles and tables of the device that the options select: the user's own, if there are any."""
     paths = data_search_path(PROFILES, options.profiles)
     profiles = [entry for entry in profile_entries(paths) if entry.manifest.setting.device == device]
     tables = table_entries(paths, device=device)
@@ -146,6 +146,12 @@ def _load_measured(device: str, options: FitOptions) -> list[MeasuredNetworks]:
     if not wanted and not published:
         names = [*(entry.name for entry in profiles), *(table.name for table in tables)]
         raise _nothing_to_fit(device, options, names)
+    own, own_tables = ([entry for entry in found if entry.origin == "own"] for found in (wanted, published))
+    shipped = len(wanted) + len(published) - len(own) - len(own_tables)
+    if (own or own_tables) and shipped and not options.mixed:
+        names = ", ".join(entry.name for entry in (*own, *own_tables))
+        reporter.message(f"fitting your own: {names}; {shipped} that ship with hwnas are left out (--mixed takes them)")
+        wanted, published = own, own_tables
     profiles_of = (measured_profile(entry, num_networks=options.samples) for entry in wanted)
     return [*profiles_of, *map(measured_table, published)]
 

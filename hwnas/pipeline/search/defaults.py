@@ -248,9 +248,10 @@ def _profiles_of(metric: Metric, space: str, profiles: Path | None) -> tuple[str
     entries = profile_entries(data_search_path(PROFILES, profiles))
     fitting = [entry for entry in entries if metric.deployment.matches(entry.manifest.setting.deployment)]
     for measured in predicted_as(space):
-        names = [entry.name for entry in fitting if entry.manifest.space == measured]
-        if names:
-            return measured, names
+        of_space = [entry for entry in fitting if entry.manifest.space == measured]
+        own = [entry for entry in of_space if entry.origin == "own"]
+        if of_space:
+            return measured, [entry.name for entry in own or of_space]
     return space, []
 
 

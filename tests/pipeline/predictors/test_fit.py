@@ -74,6 +74,26 @@ def test_without_options_every_figure_of_a_profile_is_fitted(tmp_path: Path) -> 
     assert load_card(report.fitted[0].path) == latency
 
 
+def test_own_profiles_are_fitted_in_place_of_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_profile(tmp_path / "mine", "resnas-micro")
+    make_profile(tmp_path / "shipped")
+    paths = ((tmp_path / "mine", "own"), (tmp_path / "shipped", "shipped"))
+    monkeypatch.setattr("hwnas.pipeline.predictors.fit.data_search_path", lambda kind, given: paths)
+    recorder, wanted = MessageRecorder(), options(tmp_path, metrics=("latency_ms",), profiles=None)
+    report = fit_predictors(wanted, reporter=recorder)
+    assert [item.card.space for item in report.fitted] == ["resnas-micro"]
+    names = f"{DEVICE}/resnas-micro-onnxruntime-fp32-b1-t1"
+    assert (
+        recorder.messages[0] == f"fitting your own: {names}; 1 that ship with hwnas are left out (--mixed takes them)"
+    )
+    assert {item.card.space for item in fit_predictors(replace(wanted, mixed=True)).fitted} == {
+        "resnas-micro",
+        SPACE,
+        None,
+    }
+    assert [item.card.space for item in fit_predictors(replace(wanted, space=SPACE)).fitted] == [SPACE]
+
+
 def test_spaces_of_one_setting_give_a_predictor_of_any_network(tmp_path: Path) -> None:
     make_profile(tmp_path / "profiles")
     make_profile(tmp_path / "profiles", "resnas-micro")
