@@ -3,16 +3,16 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.arguments import checked_arguments
-from hwnas.data_paths import PROFILES, data_search_path
+from hwnas.data_paths import PROFILES, DataPaths, data_search_path
 from hwnas.devices import Device, Gpu, Machine, require, resolve, select_gpus
-from hwnas.errors import MissingError
+from hwnas.errors import InputError, MissingError
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import Deployment
 from hwnas.pipeline.engine_check import EngineCheck, check_engines, require_checkable
@@ -20,7 +20,7 @@ from hwnas.pipeline.peak_batch import BatchThroughput, describe_throughput, reso
 from hwnas.profile.campaign import Campaign, CampaignResult
 from hwnas.profile.crew import Crew
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime, require_supported
-from hwnas.profile.estimate import similar_paces
+from hwnas.profile.estimate import CampaignPace, similar_paces
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
 from hwnas.profile.results import ProfileQuality, summarize_measurements, summary_columns
@@ -285,7 +285,7 @@ def _run(
             seed=plan.seed,
             retry=options.retry,
             on_message=reporter.message,
-            paces=similar_paces(plan.with_runtime(runtime), device, data_search_path(PROFILES)),
+            paces=_paces(plan.with_runtime(runtime), device, out=options.out),
         )
         results: list[CampaignResult] = []
         size = 0
@@ -295,6 +295,14 @@ def _run(
             current = extend([stores[batch].path for batch in campaign.batches])
     deployment = replace(plan.tasks[0].setting.deployment, runtime=runtime, batch=None)
     return replace(_measured(deployment, [store.path for store in stores.values()], results), checks=checks)
+
+
+def _paces(plan: Plan, device: Device, *, out: Path) -> tuple[CampaignPace, ...]:
+    """Return the paces of similar profiles, those in the folder of the campaign among them."""
+    paths: DataPaths = ((out, "own"),)
+    with suppress(InputError):  # a folder of HWNAS_PROFILES need not exist
+        paths += data_search_path(PROFILES)
+    return similar_paces(plan, device, paths)
 
 
 def _worker_gpus(device: Device, machine: Machine, gpus: Sequence[Gpu]) -> list[str | None]:

@@ -11,8 +11,10 @@ from hwnas.cli.app import run
 from hwnas.cli.front import _short_names
 from hwnas.cli.progress import ConsoleReporter
 from hwnas.pipeline.search import verify
+from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import ProgressEvent
 from hwnas.search.record import read_record
+from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, write_bench
 
 
@@ -53,6 +55,19 @@ def test_a_search_prints_its_front_and_the_next_command(
     assert "on the front of" in capsys.readouterr().out
     assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2"]) == 0
     assert capsys.readouterr().out.startswith("None of the 40 candidates meets macs<=2.")
+
+
+def test_progress_after_a_search_is_that_of_the_measurements(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CampaignEnvironment, "of_this_machine", lambda **options: FakeEnvironment().make())
+    assert run(words(bench, tmp_path / "run")) == 0
+    err, front = capsys.readouterr().err, read_record(tmp_path / "run").front
+    _, _, after = err.partition(f"measuring the {len(front)} networks of the front with onnxruntime on {CPU}\n")
+    total = len(front) + 2 + min(12, len(front) + 2)
+    first, *_, last = [line for line in after.splitlines() if line.startswith("measuring") or " measured on" in line]
+    assert first.startswith(f"measuring 1 of {total} on {CPU}, estimated ")
+    assert last == f"{total} of {total} measured on {CPU}"
 
 
 def test_json_is_the_record(bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
