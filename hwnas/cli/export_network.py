@@ -24,7 +24,8 @@ from hwnas.export.calibration import CALIBRATION_METHODS
 from hwnas.export.tensorrt import TIMING_CACHE_USES
 from hwnas.pipeline.export_network import FORMATS, PARTS, EngineOptions, ExportedNetwork
 from hwnas.pipeline.export_network import export_network as write_network
-from hwnas.pipeline.named_network import names_run, require_name
+from hwnas.pipeline.named_network import names_run
+from hwnas.pipeline.network_names import require_name
 from hwnas.pipeline.quantisation import QuantisationOptions
 from hwnas.runs import MODEL
 from hwnas.search.choice import Pick

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hwnas.errors import InputError
 from hwnas.metrics import Deployment, parse_metric
-from hwnas.pipeline.named_network import require_name
+from hwnas.pipeline.network_names import require_name
 from hwnas.profile.runners.runner import graph_precision
 from hwnas.runs import NETWORK, SUPERNET, Run
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record

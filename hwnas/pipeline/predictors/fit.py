@@ -146,11 +146,13 @@ def _load_measured(device: str, options: FitOptions, reporter: Reporter) -> list
     if not wanted and not published:
         names = [*(entry.name for entry in profiles), *(table.name for table in tables)]
         raise _nothing_to_fit(device, options, names)
-    own, own_tables = ([entry for entry in found if entry.origin == "own"] for found in (wanted, published))
-    shipped = len(wanted) + len(published) - len(own) - len(own_tables)
-    if (own or own_tables) and shipped and not options.mixed:
-        names = ", ".join(entry.name for entry in (*own, *own_tables))
-        reporter.message(f"fitting your own: {names}; {shipped} that ship with hwnas are left out (--mixed takes them)")
+    own = [entry for entry in wanted if entry.origin == "own"]
+    own_tables = [table for table in published if table.origin == "own"]
+    num_shipped = len(wanted) + len(published) - len(own) - len(own_tables)
+    if (own or own_tables) and num_shipped and not options.mixed:
+        fitted = ", ".join([*(entry.name for entry in own), *(table.name for table in own_tables)])
+        text = f"fitting your own: {fitted}; {num_shipped} that ship with hwnas are left out (--mixed takes them)"
+        reporter.message(text)
         wanted, published = own, own_tables
     profiles_of = (measured_profile(entry, num_networks=options.samples) for entry in wanted)
     return [*profiles_of, *map(measured_table, published)]
