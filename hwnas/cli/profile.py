@@ -441,11 +441,8 @@ def print_quality(name: str, quality: ProfileQuality) -> None:
         print_line("  try torch-graph or tensorrt, which queue a run by one call, or a larger --batch")
     for problem in quality.problems:
         print_line(f"  doubtful: {problem}")
-    if quality.noise_floor is not None and quality.is_noisy:
-        print_line(
-            f"  predictors of these times err by {quality.noise_floor.mean_error:.1%} or more: other load on the "
-            "machine changes them, the more the shorter a network runs"
-        )
+    if quality.is_noisy:
+        print_line("  other load changes times, the more the shorter a network runs, and predictors err as much")
         print_line("  try an idle machine, more --pairs, or a larger --batch if that is what will run")
 
 

@@ -141,8 +141,10 @@ class ProfileQuality:
 
     @property
     def is_noisy(self) -> bool:
-        """True if the noise floor is known, and higher than allowed."""
-        return self.noise_floor is not None and self.noise_floor.mean_error > MAX_MEAN_ERROR
+        """True if noise floor, unstable measurements or drift are above what is allowed."""
+        is_floor_high = self.noise_floor is not None and self.noise_floor.mean_error > MAX_MEAN_ERROR
+        is_drift_high = self.drift is not None and abs(self.drift.change) > MAX_DRIFT
+        return is_floor_high or is_drift_high or self.num_unstable > MAX_UNSTABLE * self.num_measurements
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -151,7 +153,7 @@ class ProfileQuality:
         floor = self.noise_floor
         if floor is None:
             problems.append(f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}")
-        elif self.is_noisy:
+        elif floor.mean_error > MAX_MEAN_ERROR:
             problems.append(f"the noise floor is {floor.mean_error:.1%}, at most {MAX_MEAN_ERROR:.0%} is allowed")
         unstable = self.num_unstable / max(1, self.num_measurements)
         if unstable > MAX_UNSTABLE:
