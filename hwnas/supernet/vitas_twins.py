@@ -213,7 +213,7 @@ def outline(config: TwinsConfig, arch: TwinsArch, *, drop_path: float = 0.0) -> 
 
 
 def _stage(config: TwinsConfig, arch: TwinsArch, *, number: int, drop_path: float) -> dict[str, SegmentConfig]:
-    stage, choices = arch.stages[number], config.stages[number]
+    stage, choices, grid = arch.stages[number], config.stages[number], config.grids[number]
     slots = [other.slots for other in config.stages]
     rates = drop_path_rates(drop_path, slots=sum(slots))[sum(slots[:number]) :]
     return {
@@ -222,7 +222,7 @@ def _stage(config: TwinsConfig, arch: TwinsArch, *, number: int, drop_path: floa
             num_heads=block.num_heads,
             width=block.qkv_dim // 3,
             hidden_dim=block.hidden_dim,
-            grid=config.grids[number],
+            grid=grid,
             window=config.window if slot % 2 == 0 else None,
             reduction=1 if slot % 2 == 0 else choices.reduction,
             position=slot == 0,
