@@ -53,6 +53,7 @@ def _print(project: "Project") -> None:
     print_line(f"{FILE}: {project.proposal.describe()}")
     print_line()
     rows = [(f"hwnas {name}", format_duration(60 * minutes)) for name, minutes in project.minutes.items()]
+    rows.append(("in all", format_duration(60 * project.total_minutes)))
     print_table(["", "estimated wall time"], rows)
     for note in project.notes:
         print_line(f"note: {note}")

@@ -8,6 +8,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
 from hwnas.pipeline.proposal import Proposal, open_images, propose_space
 from hwnas.pipeline.train import TrainingEstimate, estimate_training
+from hwnas.profile.plan import MIN_REPEATS
 from hwnas.profile.runners.runner import default_runtime
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
@@ -17,11 +18,23 @@ MAX_EPOCHS = 100
 _SAMPLES, _BUDGET, _FRONT = 60, 200, 15
 """Networks that are measured for the predictor, that a search evaluates, and that it usually verifies."""
 
-_REPEATS = 12
-"""Networks that are measured twice."""
+_REFERENCES = 2
+"""DeiT-Ti and DeiT-S, which are measured as well."""
 
 _MEASUREMENT_S = 3.0
 """Typical time of the measurement of a small network: its export, its session and its runs."""
+
+_STARTS_S = 2 * 15.0
+"""Typical time in which the two processes of a campaign start, with the reference network."""
+
+_FIT_S = 30.0
+"""Typical time of a fit of latency, throughput and memory to so many networks."""
+
+_ROUNDS_S = 120.0
+"""Typical time of a search of so many evaluations beside these: its surrogates, and the searches on them."""
+
+_EXPORT_S = 40.0
+"""Typical time in which a small network is exported and checked: two ONNX graphs and a program of torch."""
 
 _TRAINING_PASSES = 3
 """Forward passes that the time of a training step is worth."""
@@ -40,12 +53,18 @@ class Project:
     device: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def total_minutes(self) -> float:
+        """Estimated time from the first command to the exported network."""
+        return sum(self.minutes.values())
+
     def to_toml(self) -> str:
         """Return the text of `hwnas.toml`."""
         import tomli_w  # only writing needs it
 
         images = f"{self.estimate.train_images:,} training images of about {self.proposal.image_side} pixels"
-        times = ", ".join(f"{name} {_rounded(minutes)}" for name, minutes in self.minutes.items())
+        parts = {**self.minutes, "in all": self.total_minutes}
+        times = ", ".join(f"{name} {_rounded(minutes)}" for name, minutes in parts.items())
         head = (
             "# Options of hwnas commands that are run in this folder; those of a command line take precedence.",
             f"# {images}, {self.estimate.config.num_classes} classes; {self.device}.",
@@ -84,13 +103,19 @@ def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None
     }
     times = {
         "train": epochs * estimate.seconds_per_epoch / 60,
-        "profile": (_SAMPLES + _REPEATS) * _MEASUREMENT_S / 60,
-        "search": (_BUDGET * _evaluation_s(estimate) + _FRONT * _MEASUREMENT_S) / 60,
+        "profile": _campaign_s(_SAMPLES) / 60,
+        "fit": _FIT_S / 60,
+        "search": (_BUDGET * _evaluation_s(estimate) + _ROUNDS_S + _campaign_s(_FRONT) + _EXPORT_S) / 60,
     }
     notes = tuple(_notes(epochs, estimate, minutes))
     return Project(
         estimate=estimate, proposal=proposal, options=options, minutes=times, device=device.name, notes=notes
     )
+
+
+def _campaign_s(num_networks: int) -> float:
+    """Return the time in which networks and the two reference networks are measured, some twice."""
+    return _STARTS_S + (num_networks + _REFERENCES + MIN_REPEATS) * _MEASUREMENT_S
 
 
 def _evaluation_s(estimate: TrainingEstimate) -> float:

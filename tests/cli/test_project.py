@@ -1,6 +1,7 @@
 """`hwnas.toml`: what commands take from it, and its errors."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -140,7 +141,9 @@ def test_a_file_for_images_and_machine_is_written_once(
     assert run(["init", "digits", "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written["options"]["train"]["space"] == "vitas-twins-micro"
-    assert set(written["minutes"]) == {"train", "profile", "search"}
+    assert set(written["minutes"]) == {"train", "profile", "fit", "search"}
+    estimated = Path("hwnas.toml").read_text().splitlines()[2]
+    assert re.fullmatch(r"# Estimated.*: train .*, profile .*, fit .*, search .*, in all \d+ (min|h)\.", estimated)
     for name in written["options"]:
         assert project_options(Path("hwnas.toml"), command(name), [], commands=NAMES)
     assert run(["init", "digits", "--minutes", "0.001", "--replace", "--json"]) == 0  # another recipe than small
