@@ -21,7 +21,7 @@ _MAX_CORES = 8
 """Cores that are tried at most when the current one is slowed down."""
 
 _PATIENCE_S = 3.0
-"""Time for which one network waits at most while all cores are slowed down."""
+"""Time for which one network waits at most while all cores are slowed down; after vain waiting, the next waits less."""
 
 _PAUSE_S = 0.02
 
@@ -55,7 +55,7 @@ class CoreWatch:
         self._time_loop, self._pause = time_loop, pause
         self._cores = (_cores_of_one_socket() if cores is None else tuple(cores))[:_MAX_CORES]
         self._allowed: set[int] | None = None
-        self._patience_s = 0.0
+        self._patience_s = self._next_patience_s = _PATIENCE_S
         self.quickest_ns: int | None = None
         """Shortest time of the loop so far."""
 
@@ -63,7 +63,7 @@ class CoreWatch:
     def watching(self) -> Iterator[None]:
         """Look at all cores, and let the thread run on any of them again at the end."""
         self._allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        self._patience_s = _PATIENCE_S
+        self._patience_s = self._next_patience_s
         try:
             for core in self._cores:
                 self._move(core)
@@ -72,6 +72,10 @@ class CoreWatch:
         finally:
             self._release()
             self._allowed = None
+            was_vain = self._patience_s <= 0
+            self._next_patience_s = (
+                self._next_patience_s / 2 if was_vain else min(_PATIENCE_S, 2 * self._next_patience_s)
+            )
 
     def probe(self) -> int:
         """Return the time of the loop on the current core."""
