@@ -55,7 +55,7 @@ def make_graph(subject: Subject, setting: Setting, *, seed: int) -> MadeGraph:
         module, images = build_subject(subject, seed=seed), seeded_images(subject, batch=setting.batch, seed=seed)
         expected, tolerance = expected_logits(module, images), None
         if setting.precision not in QUANTISED:
-            tolerance = parity_tolerance(module, images, precision=setting.precision)
+            tolerance = parity_tolerance(module, images, precision=setting.precision, runtime=setting.runtime)
         graph = runner.graph(module, images, setting)
         duration_s = time.perf_counter() - begin
     contents = {"graph": graph, "images": _saved(images), "expected": _saved(expected)}

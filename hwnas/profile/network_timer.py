@@ -359,7 +359,7 @@ def _built(runner: Runner, network: Network, setting: Setting) -> _Loadable:
     module, images = network
     expected, tolerance = expected_logits(module, images), None
     if setting.precision not in QUANTISED:
-        tolerance = parity_tolerance(module, images, precision=setting.precision)
+        tolerance = parity_tolerance(module, images, precision=setting.precision, runtime=setting.runtime)
     return _Loadable(load=lambda: runner.prepare(module, images, setting), expected=expected, tolerance=tolerance)
 
 

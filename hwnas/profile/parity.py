@@ -22,6 +22,9 @@ MAX_IMAGES = 8
 MIN_CORRELATION = 0.9
 """Lowest correlation of the logits of a quantised network with torch's."""
 
+_APPROXIMATE = {("openvino", "fp32"): 1e-3}
+"""Tolerances of runtimes that approximate: OpenVINO's fused elementwise kernels, by up to 3.4e-4 in some networks."""
+
 _ROUNDING_IMAGES = 2
 """Images on which the effect of rounding is measured."""
 
@@ -35,15 +38,16 @@ def expected_logits(module: "nn.Module", images: "Tensor") -> "Tensor":
     return logits.clone()
 
 
-def parity_tolerance(module: "nn.Module", images: "Tensor", *, precision: str) -> float:
+def parity_tolerance(module: "nn.Module", images: "Tensor", *, precision: str, runtime: str) -> float:
     """Return the allowed difference relative to the largest logit.
 
     It follows from what rounding to the precision does to this very network: a fixed tolerance would be too strict for
-    deep networks or too loose for shallow ones.
+    deep networks or too loose for shallow ones. Some runtimes approximate on top of that.
     """
     from hwnas.export.rounding import rounding_tolerance  # needs torch
 
-    return rounding_tolerance(module, images[:_ROUNDING_IMAGES], precision=precision)
+    tolerance = rounding_tolerance(module, images[:_ROUNDING_IMAGES], precision=precision)
+    return max(tolerance, _APPROXIMATE.get((runtime, precision), 0.0))
 
 
 def compare_outputs(outputs: Logits, expected: Logits) -> OutputParity:

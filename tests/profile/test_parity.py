@@ -50,11 +50,14 @@ def test_what_is_allowed_follows_from_rounding() -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 10)).eval()
     images = torch.randn(5, 64)
-    found = [parity_tolerance(module, images, precision=name) for name in ("fp32", "tf32", "fp16", "bf16")]
+    precisions = ("fp32", "tf32", "fp16", "bf16")
+    found = [parity_tolerance(module, images, precision=name, runtime="onnxruntime") for name in precisions]
     assert found[0] == 1e-4
     assert 1e-3 < found[1] <= 1e-2
     assert 1e-3 < found[2] < 1e-2
     assert 1e-2 < found[3] < 5e-2
+    assert parity_tolerance(module, images, precision="fp32", runtime="openvino") == 1e-3
+    assert parity_tolerance(module, images, precision="bf16", runtime="openvino") == found[3]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -143,7 +143,10 @@ def test_half_precision_is_near_float32(runner: Runner, setting: Setting, images
     prepared.close()
     assert not torch.equal(outputs, expected), "computed in float32"
     require_parity(
-        outputs, expected, precision=precision, tolerance=parity_tolerance(module, images, precision=precision)
+        outputs,
+        expected,
+        precision=precision,
+        tolerance=parity_tolerance(module, images, precision=precision, runtime=runner.name),
     )
 
 
