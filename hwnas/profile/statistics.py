@@ -110,9 +110,9 @@ def valid_runs(samples: Samples) -> Nanoseconds:
     return valid
 
 
-def quantile_ns(samples: Samples) -> float:
-    """Return the 20 % quantile of the valid runs, or of all runs if none is valid."""
-    runs = valid_runs(samples)
+def quantile_ns(samples: Samples, runs: Nanoseconds | None = None) -> float:
+    """Return the 20 % quantile of some runs, by default the valid ones, or of all runs if there is none."""
+    runs = valid_runs(samples) if runs is None else runs
     if not len(runs):
         runs = _all_runs(samples)
     if not len(runs):
@@ -125,7 +125,8 @@ def quantile_ns(samples: Samples) -> float:
 
 def latency_ratio(samples: Samples, reference: Samples) -> float:
     """Return the latency of a network relative to the reference network that alternated with it."""
-    return quantile_ns(samples) / quantile_ns(reference)
+    runs, reference_runs = _counted_runs(samples, reference)
+    return quantile_ns(samples, runs) / quantile_ns(reference, reference_runs)
 
 
 def reference_latency_ms(references: Iterable[Samples]) -> float:
@@ -315,6 +316,18 @@ def fast_quantile(values: Nanoseconds, level: float) -> Any:
     return low + (high - low) * weight if weight < 0.5 else high - (high - low) * (1 - weight)
 
 
+def _counted_runs(samples: Samples, reference: Samples) -> tuple[Nanoseconds, Nanoseconds]:
+    """The runs of both networks that their ratio is made of: the valid ones.
+
+    If too few of one are left because the core was slowed down, all runs of both count: a ratio of undisturbed runs to
+    slowed ones would be further off. The verdict calls such a measurement unstable.
+    """
+    valid = valid_runs(samples), valid_runs(reference)
+    if samples.quickest_loop_ns is not None and min(map(len, valid)) < MIN_RUNS:
+        return _all_runs(samples), _all_runs(reference)
+    return valid
+
+
 def _all_runs(samples: Samples) -> Nanoseconds:
     """Times of all runs by the best clock."""
     return np.asarray(samples.device_ns or samples.cpu_ns or samples.wall_ns, dtype=np.float64)
@@ -322,7 +335,7 @@ def _all_runs(samples: Samples) -> Nanoseconds:
 
 def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
     """Latency ratios of runs resampled with replacement."""
-    runs, reference_runs = valid_runs(samples), valid_runs(reference)
+    runs, reference_runs = _counted_runs(samples, reference)
     if not len(runs) or not len(reference_runs):
         raise InputError("an interval needs valid runs", got=f"{len(runs)} and {len(reference_runs)} of the reference")
     # Run i of the network and run i of the reference are next to each other in time. Where every run is valid they are

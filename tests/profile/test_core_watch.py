@@ -10,8 +10,9 @@ from hwnas.profile import core_watch
 from hwnas.profile.core_watch import CoreWatch, time_loop
 from hwnas.profile.parity import Logits
 from hwnas.profile.runners.runner import Sample
-from hwnas.profile.statistics import valid_runs
+from hwnas.profile.statistics import latency_interval, latency_ratio, stability_verdict, valid_runs
 from hwnas.profile.timing import no_progress, time_pairs
+from hwnas.records import Samples
 
 QUICK, SLOW = 100, 150
 
@@ -137,6 +138,23 @@ def test_runs_on_a_slowed_core_do_not_count_and_are_replaced() -> None:
     assert valid_runs(timed.reference).tolist() == [50_000.0] * 8
     assert timed.samples.loop_ns.count(SLOW) == 3
     assert timed.samples.quickest_loop_ns == QUICK
+
+
+def watched(cpu_ns: tuple[int, ...], loop_ns: tuple[int, ...]) -> Samples:
+    return Samples(wall_ns=cpu_ns, cpu_ns=cpu_ns, loop_ns=loop_ns, quickest_loop_ns=QUICK)
+
+
+def test_with_too_few_quick_runs_all_runs_of_both_networks_count() -> None:
+    ours = watched((100, *[200] * 9), (QUICK, *[SLOW] * 9))
+    theirs = watched((1000,) * 10, (SLOW,) * 10)
+    assert latency_ratio(ours, theirs) == 0.2
+    assert not stability_verdict(ours, theirs).stable
+    interval = latency_interval(ours, theirs, reference_ms=1.0, seed=0)
+    assert 0.1 <= interval.low_ms <= interval.high_ms == 0.2
+
+    mostly_quick = (*[QUICK] * 8, *[SLOW] * 2)
+    ours, theirs = watched((*[100] * 8, 200, 200), mostly_quick), watched((1000,) * 10, mostly_quick)
+    assert latency_ratio(ours, theirs) == 0.1
 
 
 def test_the_loop_takes_time() -> None:
