@@ -31,8 +31,46 @@ _ALTERNATIVES: Mapping[str, frozenset[str]] = {
 }
 """Options that say what a command works on: with one on the command line, the table describes something else."""
 
-_KEPT: Mapping[str, frozenset[str]] = {"train": frozenset(("data",)), "profile": frozenset(("device", "runtime"))}
-"""Options of a table that hold for something else, too."""
+_DESCRIBING: Mapping[str, frozenset[str]] = {
+    "train": frozenset(
+        [
+            "task",
+            "head",
+            "scratch",
+            "sizes",
+            "pretrained",
+            "checkpoint",
+            "image-size",
+            "recipe",
+            "config",
+            "set",
+            "epochs",
+            "batch",
+            "teacher",
+            "teacher-weights",
+            "out",
+        ]
+    ),
+    "profile": frozenset(("classes", "image-size")),
+    "search": frozenset(("data", "strategy", "levels", "out")),
+}
+"""Options that hold for what a command works on, and are left out together with it."""
+
+_EXCLUDED: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "train": {
+        "data": frozenset(("root", "download")),
+        "pretrained": frozenset(("checkpoint",)),
+        "checkpoint": frozenset(("pretrained",)),
+    },
+    "profile": {
+        "samples": frozenset(("minutes",)),
+        "minutes": frozenset(("samples",)),
+        "landmarks": frozenset(("samples", "minutes", "until", "order", "reference-networks")),
+        "plan": frozenset(("samples", "minutes", "until", "order")),
+        "plan-only": frozenset(("minutes", "until", "order")),
+    },
+}
+"""Options of a table that one of the command line excludes."""
 
 _KEPT_RESUMED: Mapping[str, frozenset[str]] = {"train": frozenset(("out",))}
 """Options of a table that hold where a run is resumed, which has the others itself."""
@@ -84,10 +122,13 @@ def project_options(
             raise unknown(f"{path}: {name}: key", key, options)
         values[key] = _converted(options[key], value, where=f"{path}: {name}.{key}")
     given = _given(arguments, options)
-    if given & _ALTERNATIVES.get(name, frozenset()):
-        kept = _KEPT_RESUMED if "resume" in given else _KEPT
-        values = {key: value for key, value in values.items() if key in kept.get(name, frozenset())}
-    return {str(options[key].name): value for key, value in values.items() if key not in given}
+    if "resume" in given:
+        kept = _KEPT_RESUMED.get(name, frozenset())
+        values = {key: value for key, value in values.items() if key in kept}
+    excluded = given.union(*(_EXCLUDED.get(name, {}).get(key, frozenset()) for key in given))
+    if "resume" not in given and given & _ALTERNATIVES.get(name, frozenset()):
+        excluded |= _ALTERNATIVES[name] | _DESCRIBING[name]
+    return {str(options[key].name): value for key, value in values.items() if key not in excluded}
 
 
 def note_tables(context: click.Context, tables: Mapping[str, Mapping[str, Any]]) -> None:

@@ -39,9 +39,35 @@ def test_options_are_those_that_the_command_line_lacks(tmp_path: Path) -> None:
     assert project_options(tmp_path / "none.toml", command("train"), [], commands=NAMES) == {}
 
 
-def test_a_table_for_another_model_gives_its_images_alone(tmp_path: Path) -> None:
-    assert options(tmp_path, TRAIN, "--model=timm:vit_tiny_patch16_224") == {"data": "photos"}
+def test_a_table_for_another_model_keeps_what_does_not_describe_its_own(tmp_path: Path) -> None:
+    assert options(tmp_path, TRAIN, "--model=timm:vit_tiny_patch16_224") == {"data": "photos", "max_images": 64}
     assert options(tmp_path, TRAIN, "--out runs/a --resume") == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("--space resnas-micro", {"device", "samples", "batches"}),
+        ("--supernet runs/b", {"device", "samples", "batches"}),
+        ("--minutes 5", {"supernet", "classes", "device", "batches"}),
+        ("--landmarks", {"device", "batches"}),
+        ("--plan plan.jsonl", {"device", "batches"}),
+    ],
+)
+def test_options_hold_unless_the_command_line_excludes_them(tmp_path: Path, line: str, found: set[str]) -> None:
+    text = '[profile]\nsupernet = "runs/a"\nclasses = 10\ndevice = "cpu"\nsamples = 60\nbatch = [1, 8]\n'
+    assert set(options(tmp_path, text, line, name="profile")) == found
+
+
+def test_a_search_of_another_space_keeps_its_objectives_and_budget(tmp_path: Path) -> None:
+    text = '[search]\nsupernet = "runs/a"\nobjective = ["throughput"]\nbudget = 99\nout = "runs/search"\n'
+    found = options(tmp_path, text, "--space resnas-micro", name="search")
+    assert found == {"objectives": ("throughput",), "budget": 99}
+
+
+def test_a_training_on_other_images_takes_nothing_that_is_for_those_of_the_file(tmp_path: Path) -> None:
+    text = '[train]\ndata = "torch/cifar10"\nroot = "sets"\nspace = "autoformer-micro"\n'
+    assert options(tmp_path, text, "--data photos") == {"space": "autoformer-micro"}
 
 
 def test_a_training_is_resumed_in_the_run_of_the_file(tmp_path: Path) -> None:
