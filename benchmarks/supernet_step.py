@@ -69,7 +69,7 @@ def ours(space: AnySpace) -> tuple[nn.Module, Forward]:
 
 
 class BothModules(nn.Module):
-    """What masks would choose from in a block of GLiT: attention, and the locality module on all channels."""
+    """Parts that masks would choose from in a block of GLiT: attention, and the locality module on all channels."""
 
     def __init__(self, attention: nn.Module, config: GlitConfig) -> None:
         super().__init__()

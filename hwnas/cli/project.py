@@ -159,14 +159,14 @@ def project_supernet(space: str) -> str | None:
     """Return the supernet of the project's file, if it is one of a space."""
     tables = click.get_current_context().meta.get(_TABLES, {})
     supernet = tables.get("search", {}).get("supernet")
-    return supernet if supernet is not None and _space_of(supernet, tables) == space else None
+    return supernet if _space_of(supernet, tables) == space else None
 
 
 def _is_given(option: tuple[str, ...], table: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return True if a table has an option with this value, or one in its place."""
     key, value = option[0].lstrip("-"), ",".join(option[1:])
     if key == "objective":  # what is searched for is the user's choice; a suggestion is but an example
-        return True
+        return key in table
     if key not in table:
         is_of_supernet = key in ("space", "classes") and "supernet" in table
         return is_of_supernet and (key == "classes" or _space_of(table["supernet"], tables) == value)
@@ -179,8 +179,10 @@ def _is_given(option: tuple[str, ...], table: Mapping[str, Any], tables: Mapping
     return ",".join(map(str, found)) == value
 
 
-def _space_of(supernet: str, tables: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the space of a training, or the one that the project is to train there."""
+def _space_of(supernet: object, tables: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the space of a training, or the one that the project is to train there; None: there is neither."""
+    if not isinstance(supernet, str):
+        return None
     try:
         space = Run.open(Path(supernet)).manifest.config.get("space")
     except HwnasError:

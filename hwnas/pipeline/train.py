@@ -111,9 +111,9 @@ class TrainingResult:
     bad_images: tuple[str, ...]
     """Unreadable images that were skipped."""
     notes: tuple[str, ...]
-    """What a user should know before the first step."""
+    """Facts that a user should know before the first step."""
     warnings: tuple[str, ...] = ()
-    """What a user should know about the trained supernet."""
+    """Facts that a user should know about the trained supernet."""
     is_main_process: bool = True
     """False in all but one of several processes that train together."""
 

@@ -72,10 +72,8 @@ class CoreWatch:
         finally:
             self._release()
             self._allowed = None
-            was_vain = self._patience_s <= 0
-            self._next_patience_s = (
-                self._next_patience_s / 2 if was_vain else min(_PATIENCE_S, 2 * self._next_patience_s)
-            )
+            factor = 0.5 if self._patience_s <= 0 else 2
+            self._next_patience_s = min(_PATIENCE_S, max(_PAUSE_S, factor * self._next_patience_s))
 
     def probe(self) -> int:
         """Return the time of the loop on the current core."""

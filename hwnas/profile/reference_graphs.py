@@ -27,16 +27,20 @@ _FOLDER = "references"
 _RECORD = "graph.json"
 _MAX_KEPT = 16
 """Graphs that are kept, of some ten megabytes each."""
+_MAX_BATCH = 64
+"""Larger batches are made again: their images are kept with the graph, about half a megabyte each."""
 
 
 def reference_graph(subject: Subject, setting: Setting, *, seed: int) -> GraphFiles | None:
-    """Return files of the graph of a network, made if the cache has none; None if the cache cannot be written.
+    """Return files of the graph of a network, made if the cache has none; None if the cache cannot keep it.
 
     Args:
         subject: The network.
         setting: A setting of a runtime that takes graphs.
         seed: Seed of weights and images.
     """
+    if setting.batch > _MAX_BATCH:
+        return None
     facts = {
         "subject": to_mapping(subject),
         "setting": to_mapping(setting),
@@ -75,12 +79,13 @@ def _keep(folder: Path, subject: Subject, setting: Setting, *, seed: int) -> Gra
         for digest, data in made.payloads.items():
             (place / digest).write_bytes(data)
         (place / _RECORD).write_text(json.dumps(to_mapping(made.files)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         try:
             place.rename(folder)
-        except OSError:  # another process was quicker
-            if _kept(folder) is None:
-                raise
+        except OSError:  # another process was quicker, and may be reading its files, or the folder is damaged
+            if (kept := _kept(folder)) is not None:
+                return kept
+            shutil.rmtree(folder, ignore_errors=True)
+            place.rename(folder)
     _remove_oldest(folder.parent)
     return _in_folder(folder, made.files)
 

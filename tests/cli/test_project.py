@@ -160,6 +160,21 @@ def test_a_suggested_command_leaves_out_what_the_file_gives_it(line: str, shown:
         assert project_supernet("resnas-micro") is None
 
 
+@pytest.mark.parametrize(
+    ("table", "shown"),
+    [
+        ({"space": "autoformer-micro"}, "hwnas search --objective throughput"),
+        ({"supernet": 5}, "hwnas search --space autoformer-micro --objective throughput"),
+    ],
+)
+def test_a_suggested_search_keeps_its_objective_where_the_file_has_none(table: dict[str, object], shown: str) -> None:
+    with click.Context(click.Command("x")) as context:
+        note_tables(context, {"search": table})
+        words = ["hwnas", "search", "--space", "autoformer-micro", "--objective", "throughput"]
+        assert in_project(words) == tuple(shown.split())
+        assert project_supernet("autoformer-micro") is None
+
+
 def test_a_file_for_images_and_machine_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

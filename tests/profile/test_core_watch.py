@@ -86,6 +86,18 @@ def test_it_waits_less_after_waiting_in_vain_and_longer_again_afterwards(monkeyp
     assert waited_s == pytest.approx([3.0, 1.5, 0.0, 1.5], abs=0.03)
 
 
+def test_it_waits_again_soon_on_a_machine_that_was_busy_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowed: set[int] = set()
+    machine = Machine(monkeypatch, slowed=always(slowed))
+    for busy in (*[True] * 1100, *[False] * 8, True):
+        slowed.clear()
+        with machine.watch.watching():
+            slowed.update({0, 1} if busy else ())
+            before_s = machine.paused_s
+            machine.watch.settle(interrupted=False, progress=no_progress)
+    assert machine.paused_s - before_s == pytest.approx(core_watch._PATIENCE_S, abs=0.03)
+
+
 def test_after_an_interruption_the_system_chooses_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, slowed=always({0}, {0}, {0}, {0}, set()))
     with machine.watch.watching():
