@@ -70,7 +70,7 @@ _SHOWN_LAYERS = 3
 @click.option(
     "--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True, help="Format of the file."
 )
-@click.option("--out", type=PATH, required=True, help="Folder to write to.")
+@click.option("--out", type=PATH, help="Folder to write to; a RUN alone lists its networks.")
 @click.option(
     "--part",
     type=click.Choice(PARTS),
@@ -145,7 +145,7 @@ def export_network(
     named: str | None,
     pick: str | None,
     format_: str,
-    out: Path,
+    out: Path | None,
     part: str,
     precision: str | None,
     batch: int | None,
@@ -196,6 +196,10 @@ def export_network(
     hwnas; README.md in it says how. A network that timm has no class for comes with its own PyTorch code in one file.
     hwnas push uploads such a folder.
     """
+    if out is None:
+        if names_run(space) and (arch, named, pick, weights) == (None,) * 4:
+            require_name(Path(space), None)
+        raise click.UsageError("missing option '--out'")
     engine = EngineOptions(
         workspace_mb=workspace_mb,
         optimization_level=optimization_level,

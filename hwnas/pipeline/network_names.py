@@ -1,5 +1,6 @@
 """Names of the networks that a run holds, for a command that names none of them."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +31,12 @@ def require_name(run: Path, arch: str | None) -> None:
         result = load_search(run)
         metrics = [objective.metric for objective in result.objectives]
         known = [f"{network.id} ({_values(network, metrics)})" for network in result.front]
-        hint = f"hwnas export {run} --pick balanced --out exported, or --arch ID"
+        hint = f"hwnas export {shlex.quote(str(run))} --pick balanced --out exported, or --arch ID"
         raise InputError(message, got="no --arch and no --pick", known=known, hint=hint)
     if (run / SUPERNET).is_file() and not (run / NETWORK).is_file():
         space = Run.open(run).manifest.config.get("space")
         published = SPACES.get(str(space)).published if space in SPACES else ()
-        hint = f"hwnas export {run} --arch max --out exported"
+        hint = f"hwnas export {shlex.quote(str(run))} --arch max --out exported"
         raise InputError(message, got="no --arch", known=("min", "max", "random:SEED", *published), hint=hint)
 
 

@@ -24,7 +24,8 @@ def require_run(folder: Path, *, resume: bool) -> None:
     if resume and not found:
         raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
     if found and not resume:
-        raise InputError(f"{folder} is a run already", hint=f"--out {folder} --resume, or another --out")
+        hint = f"--out {shlex.quote(str(folder))} --resume, or another --out"
+        raise InputError(f"{folder} is a run already", hint=hint)
 
 
 def require_path(path: Path, *, hint: str | None = None) -> None:

@@ -42,7 +42,7 @@ def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None
 
 def test_a_run_without_a_network_lists_its_front_before_torch_is_imported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", Example(space="autoformer-micro", count=40))
-    code = f"import sys; from hwnas.cli.app import run; code = run(['export', {str(run)!r}, '--out', 'x', '--json'])"
+    code = f"import sys; from hwnas.cli.app import run; code = run(['export', {str(run)!r}, '--json'])"
     code += "; assert 'torch' not in sys.modules; sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -76,19 +76,19 @@ def test_a_change_of_the_code_or_a_version_makes_it_again(made: list[Setting], m
     assert len(made) == 3
 
 
-def test_what_another_process_made_meanwhile_stays(made: list[Setting], monkeypatch: pytest.MonkeyPatch) -> None:
-    make = reference_graphs.make_graph
+def test_what_another_process_made_meanwhile_stays(made: list[Setting]) -> None:
     others: list[GraphFiles | None] = []
 
     def make_slowly(subject: Subject, setting: Setting, *, seed: int) -> MadeGraph:
-        monkeypatch.setattr(reference_graphs, "make_graph", make)
+        slow.undo()
         others.append(reference_graph(subject, setting, seed=seed))
         data = b"other bytes"
         digest = hashlib.sha256(data).hexdigest()
         files = GraphFiles(graph=digest, images=digest, expected=digest, tolerance=0.5)
         return MadeGraph(files=files, payloads={digest: data}, duration_s=0.0)
 
-    monkeypatch.setattr(reference_graphs, "make_graph", make_slowly)
+    slow = pytest.MonkeyPatch()
+    slow.setattr(reference_graphs, "make_graph", make_slowly)
     assert [reference_graph(REFERENCE, SETTING, seed=0)] == others
     assert contents(others[0])[0] == b"graph 1"
 
