@@ -9,7 +9,7 @@ import click
 from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.metrics import QUALITIES, parse_metric
-from hwnas.pipeline.search.query import QueryResult
+from hwnas.pipeline.search.query import MissedConstraint, QueryResult
 from hwnas.pipeline.search.query import query as query_search
 from hwnas.report.front import reference_origin
 from hwnas.search.record import ReferenceNetwork
@@ -56,7 +56,8 @@ def query(
     """Show a front under other objectives or constraints.
 
     Print the front of all networks that the search in RUN evaluated, for other objectives, other constraints or another
-    device. Nothing is searched or evaluated again.
+    device. Nothing is searched or evaluated again. Constraints are checked on the measured value of a network, and on
+    the predicted one if it was not measured; if no network meets them, the closest are named.
     """
     found = query_search(
         run,
@@ -80,12 +81,15 @@ def _print(found: QueryResult) -> None:
     if not found.networks:
         wanted = f"meets {', '.join(found.constraints)}" if found.constraints else "has all of these metrics"
         print_line(f"None of the {found.candidates:,} candidates {wanted}.")
+        for network in found.closest:
+            print_line(f"closest: {network.arch_id}, {'; '.join(map(_missed, network.missed))}")
     else:
         names = list(found.networks[0].metrics)
         measured = [name for name in names if any(name in network.measured for network in found.networks)]
         exact = ["accuracy in fp32"] if any(network.float_accuracy is not None for network in found.networks) else []
         titles = [*names, *exact, *(f"{name} measured" for name in measured)]
         is_outside = any(network.outside for network in found.networks)
+        is_predicted = any(network.predicted for network in found.networks)
         rows = [
             [
                 network.arch_id,
@@ -93,10 +97,12 @@ def _print(found: QueryResult) -> None:
                 *([None if network.float_accuracy is None else f"{network.float_accuracy:.2%}"] if exact else []),
                 *(_format(name, network.measured[name]) if name in network.measured else None for name in measured),
                 *([network.outside or None] if is_outside else []),
+                *([network.predicted or None] if is_predicted else []),
             ]
             for network in found.networks
         ]
         marks = [Column("outside the fitted range")] if is_outside else []
+        marks += [Column("checked on its prediction")] if is_predicted else []
         print_table([Column("arch_id"), *(Column(title, numeric=True) for title in titles), *marks], rows)
         _print_references(found.reference_networks, names)
     print_line()
@@ -104,6 +110,11 @@ def _print(found: QueryResult) -> None:
     print_line(f"{len(found.networks)} on the front of {found.candidates:,} candidates{held}")
     for note in found.notes:
         print_line(f"note: {note}")
+
+
+def _missed(item: MissedConstraint) -> str:
+    origin = {None: "", True: " measured", False: " predicted"}[item.measured]
+    return f"misses {item.constraint} by {item.share:.2%}: {_format(item.metric, item.value)}{origin}"
 
 
 def _print_references(networks: Sequence[ReferenceNetwork], names: Sequence[str]) -> None:

@@ -99,9 +99,8 @@ def _reason(problem: Problem, metrics: Metrics) -> str:
     for constraint in problem.cheap_constraints:
         estimate = metrics[str(constraint.metric)]
         if constraint.violation(estimate, confident=problem.confident).min() > 0:
-            bounded_above = constraint.sense == "<="
-            values = (estimate.upper if bounded_above else estimate.lower) if problem.confident else estimate.mean
-            row = int(np.nanargmin(values) if bounded_above else np.nanargmax(values))
+            values = constraint.compared(estimate, confident=problem.confident)
+            row = int(np.nanargmin(values) if constraint.sense == "<=" else np.nanargmax(values))
             # The first two rows are the extremes.
             which = ("the smallest network", "the largest network")[row] if row < 2 else "the best network found"
             return f"{which} has {constraint.metric} {float(values[row]):.6g}"

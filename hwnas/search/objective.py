@@ -92,17 +92,21 @@ class Constraint:
     sense: Sense
     bound: float
 
-    def violation(self, estimate: Estimate, *, confident: bool = False) -> NDArray[np.float64]:
-        """Return by which share of the bound each row misses it, at most 0 where the constraint holds.
+    def compared(self, estimate: Estimate, *, confident: bool = False) -> Values:
+        """Return the values that are compared with the bound.
 
         Args:
             estimate: The constrained metric.
-            confident: Compare the unfavourable end of the interval with the bound, not the mean.
+            confident: Compare the unfavourable end of the interval, not the mean.
         """
-        if self.sense == "<=":
-            excess = (estimate.upper if confident else estimate.mean) - self.bound
-        else:
-            excess = self.bound - (estimate.lower if confident else estimate.mean)
+        if not confident:
+            return estimate.mean
+        return estimate.upper if self.sense == "<=" else estimate.lower
+
+    def violation(self, estimate: Estimate, *, confident: bool = False) -> NDArray[np.float64]:
+        """Return by which share of the bound each row misses it, at most 0 where the constraint holds."""
+        values = self.compared(estimate, confident=confident)
+        excess = values - self.bound if self.sense == "<=" else self.bound - values
         return excess / (abs(self.bound) or 1.0)
 
     def __str__(self) -> str:

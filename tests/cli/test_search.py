@@ -54,7 +54,13 @@ def test_a_search_prints_its_front_and_the_next_command(
     assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2M"]) == 0
     assert "on the front of" in capsys.readouterr().out
     assert run(["query", str(tmp_path / "run"), "--constraint", "macs<=2"]) == 0
-    assert capsys.readouterr().out.startswith("None of the 40 candidates meets macs<=2.")
+    out = capsys.readouterr().out
+    assert out.startswith("None of the 40 candidates meets macs<=2.\nclosest: ")
+    assert out.count(", misses macs<=2 by ") == 3
+    assert run(["query", str(tmp_path / "run"), "--constraint", "throughput>=1000k"]) == 0
+    assert "predicted" in capsys.readouterr().out.splitlines()[1]
+    assert run(["query", str(tmp_path / "run"), "--constraint", "throughput>=1"]) == 0
+    assert "checked on its prediction" in capsys.readouterr().out
 
 
 def test_progress_after_a_search_is_that_of_the_measurements(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,26 @@ def test_another_device_is_computed_anew(folder: Path) -> None:
         -1e9 / SPACE.costs(answer.genomes).params,
     ]
     assert (answer.front == on_front(np.stack(expected, axis=1))).all()
+
+
+def test_constraints_are_checked_on_measured_values(tmp_path: Path) -> None:
+    genomes = SPACE.sample(np.random.default_rng(0), 3)
+    values = {"accuracy": exact([0.9, 0.8, 0.7]), "macs": exact([3, 2, 1]), LATENCY: exact([1, 2, 3])}
+    with Study.create(tmp_path, config={}) as study:
+        study.add(genomes, generation=0, metrics=values, sources=dict.fromkeys(values, "predicted"))
+        for row, value in ((0, 5), (2, 2.2)):
+            study.store_value(genomes[[row]], metric=LATENCY, value=exact([value]), source="measured")
+    with Study.read(tmp_path) as study:
+        answer = query_study(study, problem(SPACE, f"{LATENCY}<=2.5"))
+        assert answer.rows.tolist() == [1, 2]
+        assert answer.checked[LATENCY].mean.tolist() == [5, 2, 2.2]
+        assert answer.metrics[LATENCY].mean.tolist() == [1, 2, 3]
+        # A measured value is compared as it is, whatever the confidence.
+        unmet = query_study(study, replace(problem(SPACE, f"{LATENCY}<=1"), confident=True))
+        assert unmet.rows.tolist() == []
+        assert unmet.closest(2).tolist() == [1, 2]
+        others = query_study(study, problem(SPACE, f"{LATENCY}<=1"), within=lambda rows: np.array([True, False, True]))
+        assert others.closest(3).tolist() == [2, 0]
 
 
 def test_fifty_thousand_rows_are_read_as_they_were_written(tmp_path: Path) -> None:

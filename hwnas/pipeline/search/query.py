@@ -34,6 +34,9 @@ from hwnas.search.study import Study
 from hwnas.space.deployed import DeployedSpace
 from hwnas.space.space import AnySpace, Genomes, Mask
 
+_MAX_CLOSEST = 3
+"""Networks that are named where none meets the constraints."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class QueriedNetwork:
@@ -56,6 +59,32 @@ class QueriedNetwork:
     outside: str = ""
     """Names of metrics whose predictor was fitted to no networks like this one, so that their values are extrapolated,
     as in the tables of a front."""
+    predicted: str = ""
+    """Names of metrics that were not measured and have a constraint, which is checked on their prediction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissedConstraint:
+    """A constraint that a network does not meet."""
+
+    constraint: str
+    metric: str
+    """The name of its metric."""
+    value: float
+    """The value that is compared with the bound."""
+    measured: bool | None
+    """False: it is predicted; None: the metric is not of a device."""
+    share: float
+    """The share of the bound by which the value misses it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosestNetwork:
+    """A network that misses the constraints of a query by little."""
+
+    arch_id: str
+    network_id: str
+    missed: tuple[MissedConstraint, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +100,8 @@ class QueryResult(TabularResult):
     notes: tuple[str, ...]
     reference_networks: tuple[ReferenceNetwork, ...] = ()
     """Networks to compare the front with; their metrics are those of the search."""
+    closest: tuple[ClosestNetwork, ...] = ()
+    """The networks that miss the constraints by the least, if none meets them."""
 
     def _columns(self) -> Columns:
         columns: dict[str, list[object]] = {
@@ -88,6 +119,7 @@ class QueryResult(TabularResult):
         if any(network.float_accuracy is not None for network in self.networks):
             columns["accuracy_fp32"] = [network.float_accuracy for network in self.networks]
         columns["outside"] = [network.outside for network in self.networks]
+        columns["predicted"] = [network.predicted for network in self.networks]
         return {**columns, "arch": [network.arch for network in self.networks]}
 
 
@@ -105,7 +137,7 @@ def query(
 ) -> QueryResult:
     """Return the front of everything a search evaluated, under other objectives, constraints or on another device.
 
-    Nothing is evaluated except by predictors.
+    Nothing is evaluated except by predictors. Constraints are checked on measured values where a network has them.
 
     Args:
         run: The run of a search that has ended.
@@ -142,7 +174,7 @@ def query(
         outdated = () if held in (None, spec.interval_confidence) else tuple(searched)
         found = query_study(study, problem, recompute=recompute, outdated=outdated, within=within)
         outside = _outside(recompute, found)
-        networks = _networks(study, found, problem, float_accuracies=record.float_accuracies, outside=outside)
+    networks = _networks(found, problem, float_accuracies=record.float_accuracies, outside=outside)
     notes += [f"predictor {item.note}; {item.path}" for _, item in chosen if str(item.metric) not in known]
     cards = [item.predictor.card for item in available]
     notes += [f"{card.metric}: {card.notes[0]}" for card in cards if card.is_unmeasured or card.is_interpolated]
@@ -159,6 +191,7 @@ def query(
         networks=networks,
         notes=tuple(notes),
         reference_networks=comparable_networks(record, space),
+        closest=() if networks else _closest(found, problem),
     )
 
 
@@ -308,17 +341,14 @@ def _outside_notes(outside: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _networks(
-    study: Study,
     found: QueriedFront,
     problem: Problem,
     *,
     float_accuracies: Mapping[str, float],
     outside: Sequence[tuple[str, ...]],
 ) -> tuple[QueriedNetwork, ...]:
-    rows, measured = found.rows, {}
-    for name in study.metrics:
-        if "measured" in study.source_of(name):
-            measured[name] = study.table([name], sources=("measured",)).metrics[name].mean[rows]
+    rows = found.rows
+    measured = {name: values[rows] for name, values in found.measured.items()}
     names = list(dict.fromkeys([*problem.metrics, *(name for name in ("macs", "params") if name in found.metrics)]))
     return tuple(
         QueriedNetwork(
@@ -332,6 +362,44 @@ def _networks(
             upper={name: float(found.metrics[name].upper[row]) for name in names},
             measured={name: float(values[index]) for name, values in measured.items() if np.isfinite(values[index])},
             outside=", ".join(dict.fromkeys(parse_metric(metric).name for metric in outside[index])),
+            predicted=", ".join(
+                dict.fromkeys(
+                    constraint.metric.name
+                    for constraint in problem.constraints
+                    if constraint.metric.quantity.on_device and not _is_measured(found, constraint.metric, row)
+                )
+            ),
         )
         for index, (row, candidate) in enumerate(zip(rows, problem.space.candidates(found.genomes[rows]), strict=True))
     )
+
+
+def _closest(found: QueriedFront, problem: Problem) -> tuple[ClosestNetwork, ...]:
+    rows = found.closest(_MAX_CLOSEST)
+    return tuple(
+        ClosestNetwork(
+            arch_id=candidate.id,
+            network_id=candidate.network_id,
+            missed=tuple(
+                MissedConstraint(
+                    constraint=str(constraint),
+                    metric=constraint.metric.name,
+                    value=float(
+                        constraint.compared(found.checked[str(constraint.metric)], confident=problem.confident)[row]
+                    ),
+                    measured=(
+                        _is_measured(found, constraint.metric, row) if constraint.metric.quantity.on_device else None
+                    ),
+                    share=share,
+                )
+                for constraint, share in zip(problem.constraints, found.scores.violations[row].tolist(), strict=True)
+                if share > 0
+            ),
+        )
+        for row, candidate in zip(rows, problem.space.candidates(found.genomes[rows]), strict=True)
+    )
+
+
+def _is_measured(found: QueriedFront, metric: Metric, row: int) -> bool:
+    values = found.measured.get(str(metric))
+    return values is not None and bool(np.isfinite(values[row]))

@@ -109,6 +109,27 @@ def test_a_constraint_can_be_held_with_confidence(searched: SearchRun) -> None:
     assert len(held.networks) <= len(plain.networks)
 
 
+def test_measured_networks_are_checked_by_their_measured_values(searched: SearchRun) -> None:
+    bound = max(network.measured[SPEED] for network in query(searched.run).networks)
+    found = query(searched.run, constraints=[f"throughput>={bound:.6g}", "macs>=1"])
+    for network in found.networks:
+        value = network.measured.get(SPEED, network.metrics[SPEED])
+        assert value >= float(f"{bound:.6g}")
+        assert network.predicted == ("" if SPEED in network.measured else "throughput")
+    assert list(found.to_frame()["predicted"]) == [network.predicted for network in found.networks]
+    assert found.closest == ()
+    # Not even the predictions meet this one.
+    unmet = query(searched.run, constraints=["throughput>=10000k", "macs>=1"])
+    assert unmet.networks == ()
+    assert len(unmet.closest) == 3
+    shares = [near.missed[0].share for near in unmet.closest]
+    assert shares == sorted(shares)
+    for near in unmet.closest:
+        (missed,) = near.missed
+        assert (missed.constraint, missed.metric) == (f"{SPEED}>=1e+07", "throughput")
+        assert missed.value == pytest.approx((1 - missed.share) * 1e7)
+
+
 def test_the_confidence_of_the_search_is_lowered_to_what_another_device_supports(
     bench: dict[str, Any], tmp_path: Path
 ) -> None:
