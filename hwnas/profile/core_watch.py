@@ -8,6 +8,7 @@ shows it.
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,9 @@ _PATIENCE_S = 3.0
 """Time for which one network waits at most while all cores are slowed down; after vain waiting, the next waits less."""
 
 _PAUSE_S = 0.02
+
+_MEMORY_S = 120.0
+"""Time after which the shortest time of the loop is forgotten: a clock that stays lower slows no single core down."""
 
 _PACKAGES = Path("/sys/devices/system/cpu")
 
@@ -42,6 +46,7 @@ class CoreWatch:
     Args:
         time_loop: Times the loop; tests replace it.
         pause: Waits for some seconds; tests replace it.
+        clock: The time in seconds; tests replace it.
         cores: Cores that the thread may run on; None: those of the process on one socket.
     """
 
@@ -50,20 +55,28 @@ class CoreWatch:
         *,
         time_loop: Callable[[], int] = time_loop,
         pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
         cores: Sequence[int] | None = None,
     ) -> None:
-        self._time_loop, self._pause = time_loop, pause
+        self._time_loop, self._pause, self._clock = time_loop, pause, clock
         self._cores = (_cores_of_one_socket() if cores is None else tuple(cores))[:_MAX_CORES]
         self._allowed: set[int] | None = None
         self._patience_s = self._next_patience_s = _PATIENCE_S
+        self._shortest_ns: int | None = None
+        self._earlier: deque[tuple[float, int]] = deque()
+        """Time and shortest time of the loop of the last networks."""
         self.quickest_ns: int | None = None
-        """Shortest time of the loop so far."""
+        """Shortest time of the loop in the last minutes."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Look at all cores, and let the thread run on any of them again at the end."""
         self._allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self._patience_s = self._next_patience_s
+        while self._earlier and self._clock() - self._earlier[0][0] > _MEMORY_S:
+            self._earlier.popleft()
+        self._shortest_ns = None
+        self.quickest_ns = min((loop_ns for _, loop_ns in self._earlier), default=None)
         try:
             for core in self._cores:
                 self._move(core)
@@ -72,12 +85,15 @@ class CoreWatch:
         finally:
             self._release()
             self._allowed = None
+            if self._shortest_ns is not None:
+                self._earlier.append((self._clock(), self._shortest_ns))
             factor = 0.5 if self._patience_s <= 0 else 2
             self._next_patience_s = min(_PATIENCE_S, max(_PAUSE_S, factor * self._next_patience_s))
 
     def probe(self) -> int:
         """Return the time of the loop on the current core."""
         loop_ns = self._time_loop()
+        self._shortest_ns = min(loop_ns, self._shortest_ns or loop_ns)
         self.quickest_ns = min(loop_ns, self.quickest_ns or loop_ns)
         return loop_ns
 

@@ -25,7 +25,8 @@ class Machine:
         self.core, self.allowed, self.paused_s = 0, {0, 1}, 0.0
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(self.allowed), raising=False)
         monkeypatch.setattr(os, "sched_setaffinity", self._restrict, raising=False)
-        self.watch = CoreWatch(time_loop=self._time_loop, pause=self._pause, cores=(0, 1))
+        self.now_s = 0.0
+        self.watch = CoreWatch(time_loop=self._time_loop, pause=self._pause, clock=lambda: self.now_s, cores=(0, 1))
 
     def _restrict(self, pid: int, cores: set[int]) -> None:
         assert pid == 0
@@ -96,6 +97,19 @@ def test_it_waits_again_soon_on_a_machine_that_was_busy_for_long(monkeypatch: py
             before_s = machine.paused_s
             machine.watch.settle(interrupted=False, progress=no_progress)
     assert machine.paused_s - before_s == pytest.approx(core_watch._PATIENCE_S, abs=0.03)
+
+
+def test_a_clock_that_stays_lower_is_taken_as_normal_after_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowed: set[int] = set()
+    machine = Machine(monkeypatch, slowed=always(slowed))
+    with machine.watch.watching():
+        pass
+    slowed.update({0, 1})
+    quickest = []
+    for machine.now_s in (60.0, 130.0):
+        with machine.watch.watching():
+            quickest.append(machine.watch.quickest_ns)
+    assert quickest == [QUICK, SLOW]
 
 
 def test_after_an_interruption_the_system_chooses_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
