@@ -20,14 +20,18 @@ import struct
 import time
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 
-from hwnas.errors import InputError
+from hwnas.errors import InputError, nearest
 
 _log = logging.getLogger(__name__)
+
+_MAX_BESIDE = 1000
+"""Most paths beside a missing one that are compared with it."""
 
 MAX_NAME = 100
 """Most characters in the name of a device, space, runtime or profile."""
@@ -114,6 +118,26 @@ def absolute_path(path: Path) -> Path:
     """
     with file_errors(path, "resolved", also=(RuntimeError, ValueError)):  # a circle of links, a NUL character
         return path.resolve()
+
+
+def nearest_path(path: Path, *, accept: Callable[[Path], bool] = Path.exists) -> Path | None:
+    """Return the existing path that is spelled most like one that does not exist; None: none is similar.
+
+    Args:
+        path: The path; folders in it may be misspelled, too.
+        accept: Returns True for a path that is looked for.
+    """
+    with suppress(OSError, ValueError):  # the path is that of an error already
+        folder = path.parent if path.parent.is_dir() else nearest_path(path.parent, accept=Path.is_dir)
+        if folder is None or folder == path:
+            return None
+        if accept(folder / path.name):
+            return folder / path.name
+        beside = islice(folder.iterdir(), _MAX_BESIDE)
+        names = sorted(item.name for item in beside if not item.name.startswith(".") and accept(item))
+        near = nearest(path.name, names)
+        return None if near is None else folder / near
+    return None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ RUN/manifest.json    command line, resolved config, seeds, environment, time of 
 import json
 import logging
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 
 from hwnas.config import Between, UtcTime, from_mapping, load_json, require_schema, shown, to_mapping
 from hwnas.errors import HwnasError, InputError
-from hwnas.files import file_errors, read_text, write_atomic
+from hwnas.files import file_errors, nearest_path, read_text, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -170,10 +171,16 @@ class Run:
     def open(cls, path: Path) -> "Run":
         """Read the run in a folder; raise InputError if there is none."""
         if not path.is_dir():
-            raise InputError(f"there is no run folder {path}")
+            raise missing_run(path)
         if not (path / MANIFEST).exists():
             raise InputError(f"{path} is not a run: it has no {MANIFEST}")
         return cls(path, _parse(load_json(path / MANIFEST), source=str(path / MANIFEST)))
+
+
+def missing_run(path: Path) -> InputError:
+    """Make the error for a run folder that does not exist, which suggests the nearest run beside it."""
+    near = nearest_path(path, accept=lambda folder: (folder / MANIFEST).is_file())
+    return InputError(f"there is no run folder {path}", hint=None if near is None else shlex.quote(str(near)))
 
 
 @dataclass(frozen=True, kw_only=True)

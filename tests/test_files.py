@@ -20,6 +20,7 @@ from hwnas.files import (
     brief_lock,
     cannot,
     file_errors,
+    nearest_path,
     path_within,
     printable,
     read_bytes,
@@ -290,3 +291,16 @@ def test_a_pipe_a_device_and_a_link_to_one_are_not_replaced(tmp_path: Path) -> N
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "null").is_symlink()
     assert sorted(item.name for item in tmp_path.iterdir()) == ["folder", "null", "pipe"]
+
+
+def test_the_nearest_path_is_spelled_alike(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "train.parquet").touch()
+    (tmp_path / "photo").touch()
+    found = tmp_path / "photos" / "train.parquet"
+    assert nearest_path(tmp_path / "photos" / "tran.parquet") == found
+    assert nearest_path(tmp_path / "fotos" / "train.parquet") == found
+    assert nearest_path(tmp_path / "photoss", accept=Path.is_file) == tmp_path / "photo"
+    assert nearest_path(tmp_path / "photos" / "xyz") is None
+    assert nearest_path(tmp_path / "elsewhere" / "train.parquet") is None
+    assert nearest_path(tmp_path / "nul\0") is None

@@ -86,6 +86,17 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
         Run.open(tmp_path / "run")
 
 
+def test_a_misspelled_run_suggests_the_nearest_one(tmp_path: Path) -> None:
+    create(tmp_path / "search")
+    (tmp_path / "searches").mkdir()
+    with pytest.raises(InputError, match="there is no run folder") as caught:
+        Run.open(tmp_path / "serches")
+    assert caught.value.hint == str(tmp_path / "search")
+    with pytest.raises(InputError, match="there is no run folder") as caught:
+        Run.open(tmp_path / "training")
+    assert caught.value.hint is None
+
+
 def test_a_folder_without_a_manifest_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run: it has no manifest.json"):
         Run.open(tmp_path)

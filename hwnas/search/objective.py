@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwnas.config import shown
-from hwnas.errors import InputError, unknown
+from hwnas.errors import InputError, UnknownNameError, unknown
 from hwnas.metrics import METRICS, QUALITIES, Metric, Quantity, parse_metric
 
 Sense = Literal["<=", ">="]
@@ -154,9 +154,16 @@ def parse_constraint(text: str, *, own: Mapping[str, Quantity] = MappingProxyTyp
     if match is None:
         raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=shown(text), hint="latency_ms<=8")
     name, sense, bound = match.groups()
-    metric = _parse_metric(name, what="metric of a constraint", own=own)
+    near = "<=" if "<" in sense else ">="
+    try:
+        metric = _parse_metric(name, what="metric of a constraint", own=own)
+    except UnknownNameError as error:
+        misspelled, at, where = name.partition("@")
+        if error.hint is None or error.got != misspelled:  # else a part of the deployment
+            raise
+        hint = f"{error.hint}{at}{where}{near}{bound}"
+        raise UnknownNameError(error.message, got=error.got, known=error.known, hint=hint) from error
     if sense not in ("<=", ">="):
-        near = "<=" if "<" in sense else ">="
         raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint=f"{name}{near}{bound}")
     constraint = Constraint(metric=metric, sense="<=" if sense == "<=" else ">=", bound=metric.quantity.parse(bound))
     _require_possible(constraint, text=text)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from hwnas.config import Between, FileName, UtcTime, from_mapping, load_json, shown, to_mapping
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
+from hwnas.runs import missing_run
 from hwnas.search.pareto import HypervolumeBounds
 from hwnas.search.spec import MAX_SEED, Confidence, SearchSpec, require_inside
 
@@ -317,6 +318,8 @@ def read_record(run: Path) -> SearchRecord:
         InputError: The search of the run has not ended, or the record is of another schema.
     """
     path = run / RECORD_FILE
+    if not run.is_dir():
+        raise missing_run(run)
     if not path.is_file():
         hint = f"hwnas search --resume {run}"
         raise InputError(f"{run} must be the run of a search that has ended", got=f"no file {RECORD_FILE}", hint=hint)

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from hwnas.errors import InputError
-from hwnas.files import file_errors, file_sha256
+from hwnas.files import file_errors, file_sha256, nearest_path
 from hwnas.runs import MANIFEST, MODEL, NETWORK, SUPERNET, Run
 
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -33,6 +33,8 @@ def require_path(path: Path, *, hint: str | None = None) -> None:
     with file_errors(path):
         exists = path.exists()
     if not exists:
+        near = nearest_path(path, accept=lambda item: item.is_file() or has_weights(item))
+        hint = hint if near is None else f"--supernet {shlex.quote(str(near))}"
         raise InputError(f"there is no run and no file {path}", got="--supernet", hint=hint)
 
 

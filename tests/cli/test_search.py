@@ -136,7 +136,8 @@ def test_a_front_that_could_not_be_verified_shows_in_the_exit_code(
         (["search", "--budget", "0"], 2, "--budget"),
         (["search", "--repair", "--retrain", "1"], 2, "no network is exported with the weights of a supernet"),
         (["search", "--repair", "--no-accuracy"], 2, "--repair has no effect"),
-        (["query", "nowhere"], 1, "must be the run of a search that has ended"),
+        (["query", "nowhere"], 1, "there is no run folder nowhere"),
+        (["search", "--strategy", "ngsa2", "--supernet", "nowhere"], 1, "try     --strategy nsga2"),
     ],
 )
 def test_wrong_command_lines_are_told(
@@ -147,6 +148,18 @@ def test_wrong_command_lines_are_told(
     assert out == ""
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_misspelled_query_is_answered_with_what_to_type(
+    bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words(bench, tmp_path / "search", "--no-verify")) == 0
+    capsys.readouterr()
+    assert run(["query", str(tmp_path / "serch")]) == 1
+    assert capsys.readouterr().err.endswith(f"  try     {tmp_path / 'search'}\n")
+    assert run(["query", str(tmp_path / "search"), "--constraint", "latency<=8"]) == 1
+    hint = f"hwnas query {tmp_path / 'search'} --constraint 'latency_ms<=8'"
+    assert capsys.readouterr().err.endswith(f"  try     {hint}\n")
 
 
 def test_an_interrupted_search_says_how_to_go_on(

@@ -56,6 +56,8 @@ def test_violation_is_a_share_of_the_bound() -> None:
         ("latency_ms", "a constraint must be METRIC<=BOUND or METRIC>=BOUND", "latency_ms<=8"),
         ("latency_ms<8", "a constraint must be METRIC<=BOUND or METRIC>=BOUND", "latency_ms<=8"),
         ("throughput=>8", "a constraint must be METRIC<=BOUND or METRIC>=BOUND", "throughput>=8"),
+        ("latency<=8", "metric of a constraint 'latency' is not known", "latency_ms<=8"),
+        ("latency@cpu<8", "metric of a constraint 'latency' is not known", "latency_ms@cpu<=8"),
         ("1<=macs<=2", "a constraint must be METRIC<=BOUND or METRIC>=BOUND", "latency_ms<=8"),
         ("accuracy>=75", "no network has accuracy above 1", "accuracy>=75%"),
         ("accuracy>=101", "no network has accuracy above 1", "accuracy>=99%"),

@@ -96,8 +96,7 @@ def choose_strategy(
         raise InputError(message, got=type(given).__name__, hint="hwnas.search.strategies.STRATEGIES.add(NAME, CLASS)")
     if given is None:
         given = ("hierarchical" if _has_two_levels(space) else "rounds") if expensive else "nsga2"
-    if given not in STRATEGIES:
-        raise unknown("strategy", given, STRATEGIES.names(), hint="--strategy {}")
+    _require_strategy(given)
     if given == "rounds" and not expensive:
         message = "rounds need accuracy: without it every evaluation is free"
         raise UsageError(message, got="--strategy rounds --no-accuracy", hint="--strategy nsga2")
@@ -109,14 +108,19 @@ def choose_strategy(
     return name, strategy
 
 
+def _require_strategy(name: str) -> None:
+    if name not in STRATEGIES:
+        raise unknown("strategy", name, STRATEGIES.names(), hint="--strategy {}")
+
+
 def _has_two_levels(space: AnySpace) -> bool:
     """Return True for a space of GLiT in which both the layout and the details are chosen."""
     counts = [(dimension.name == "groups", len(dimension.choices)) for dimension in networks_of(space).dimensions]
     return networks_of(space).family == "glit" and {first for first, count in counts if count > 1} == {True, False}
 
 
-def parse_criteria(options: SearchOptions) -> Criteria:
-    """Parse the objectives and constraints, before anything is loaded; errors say what to type."""
+def parse_criteria(options: SearchOptions, *, command: str = "hwnas search") -> Criteria:
+    """Parse the objectives and constraints, before anything is loaded; errors say what to type after `command`."""
     try:
         objectives = make_objectives(options.objectives, accuracy=options.accuracy, macs=options.macs)
         constraints = tuple(map(parse_constraint, options.constraints))
@@ -125,8 +129,10 @@ def parse_criteria(options: SearchOptions) -> Criteria:
         hint = error.hint
         if hint is not None and not hint.startswith("--"):
             is_constraint = any(sense in hint for sense in ("<=", ">="))
-            hint = f"hwnas search --constraint '{hint}'" if is_constraint else f"hwnas search --objective {hint}"
+            hint = f"{command} --constraint '{hint}'" if is_constraint else f"{command} --objective {hint}"
         raise type(error)(error.message, got=error.got, known=error.known, hint=hint) from error
+    if isinstance(options.strategy, str):
+        _require_strategy(options.strategy)
     criteria = Criteria(objectives=objectives, constraints=constraints)
     require_one_quality(criteria)
     if options.post_search.retrain and criteria.quality is None:

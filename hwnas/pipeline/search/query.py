@@ -1,5 +1,6 @@
 """`hwnas query`: the front of a finished search for other constraints, objectives or devices, without searching."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,7 +157,7 @@ def query(
         raise InputError("confidence must be between 0 and 1", got=confidence, hint="0.9")
     record = read_record(run)
     spec, space = record.spec, record.spec.load_space(run)
-    criteria, notes = _requested(spec, objectives, constraints, device)
+    criteria, notes = _requested(run, spec, objectives, constraints, device)
     within = _in_deployments(space, requested_deployments(runtimes, precisions))
     with Study.read(run) as study:
         searched = {str(metric): metric for metric in _searched_metrics(spec)}
@@ -196,6 +197,7 @@ def query(
 
 
 def _requested(
+    run: Path,
     spec: SearchSpec,
     objectives: Sequence[str] | None,
     constraints: Sequence[str],
@@ -211,7 +213,7 @@ def _requested(
         accuracy=quality == "accuracy",
         macs="macs" in spec.objectives,
     )
-    criteria = parse_criteria(options)
+    criteria = parse_criteria(options, command=f"hwnas query {shlex.quote(str(run))}")
     if not objectives:
         criteria = replace(criteria, objectives=own.objectives)
         if device is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from hwnas.arguments import checked_arguments
 from hwnas.config import Between, Seed, require_valid
 from hwnas.devices.memory import require_memory
 from hwnas.errors import InputError, unknown
-from hwnas.files import absolute_path, file_errors, printable, require_file_name, require_regular
+from hwnas.files import absolute_path, file_errors, nearest_path, printable, require_file_name, require_regular
 from hwnas.train.data.digits import (
     CLUTTER_VERSION,
     HELDOUT_IMAGES,
@@ -215,9 +216,12 @@ def require_data(name: str) -> None:
     with file_errors(path):
         exists = path.exists()
     if not exists:
+        near = nearest_path(path)
         if "/" not in name and not path.suffix:
-            raise unknown("data", name, (*_EMBEDDED, "a folder", "a Parquet file", "torch/…", "wds/…"))
-        raise InputError(f"there is no folder or file {printable(path)}", hint="--data digits-clutter")
+            beside = () if near is None else (str(near),)
+            raise unknown("data", name, (*_EMBEDDED, *beside, "a folder", "a Parquet file", "torch/…", "wds/…"))
+        hint = f"--data {'digits-clutter' if near is None else shlex.quote(str(near))}"
+        raise InputError(f"there is no folder or file {printable(path)}", hint=hint)
 
 
 def _open_path(config: DataConfig) -> _Source:

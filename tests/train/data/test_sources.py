@@ -154,6 +154,10 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder or file") as caught:
         opened(tmp_path / "nowhere")
     assert caught.value.hint == "--data digits-clutter"
+    (tmp_path / "photos" / "train.parquet").mkdir(parents=True)
+    with pytest.raises(InputError, match="there is no folder or file") as caught:
+        opened(tmp_path / "fotos" / "tran.parquet")
+    assert caught.value.hint == f"--data {tmp_path / 'photos' / 'train.parquet'}"
     with pytest.raises(InputError, match="'digits-cluter' is not known") as caught:
         opened("digits-cluter")
     assert "digits-clutter" in caught.value.known
