@@ -122,7 +122,7 @@ def _next_command(evaluation: "Evaluation") -> tuple[object, ...]:
         run = evaluation.weights.parent
         try:
             space_of_run(run)
-        except InputError:  # a file of weights alone, or images of another size
+        except InputError:  # a file of weights alone
             return ("hwnas", "profile", "--space", evaluation.space)
-        return ("hwnas", "profile", "--supernet", run)  # at the classes of the run
+        return ("hwnas", "profile", "--supernet", run)  # at the image size and classes of the run
     return ("hwnas", "export", evaluation.space, "--weights", evaluation.weights, "--out", "exported")

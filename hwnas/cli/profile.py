@@ -11,6 +11,7 @@ import click
 from hwnas.cli.options import (
     BATCHES,
     CLASSES,
+    IMAGE_SIZE,
     MINUTES,
     NAMES,
     PAIRS,
@@ -62,11 +63,19 @@ _MORE_PAIRS = 4
 
 @click.command()
 @click.option("--space", default="autoformer-tiny", show_default=True, help="Space whose networks are measured.")
-@click.option("--supernet", type=PATH, help="Training whose space is measured, instead of --space.")
+@click.option(
+    "--supernet", type=PATH, help="Training whose space is measured, at its image size and classes, instead of --space."
+)
 @click.option(
     "--landmarks",
     is_flag=True,
     help="Measure ten models of timm that differ in what limits them, instead of networks of a space.",
+)
+@click.option(
+    "--image-size",
+    type=IMAGE_SIZE,
+    show_default="that of the space",
+    help="Image size in pixels of networks of the space.",
 )
 @click.option(
     "--classes", type=CLASSES, show_default="those of the space", help="Classes that networks of the space answer."
@@ -198,7 +207,7 @@ def profile(
     if landmarks:
         _require_landmarks_alone(context, supernet=supernet, until=until)
     if supernet is not None:
-        values["space"], values["classes"] = _space_of(supernet, context)
+        values["space"], values["image_size"], values["classes"] = _space_of(supernet, context)
     if gpus is not None and plan_only:
         hint = "there: hwnas profile --plan plan.jsonl --gpus all"
         raise UsageError("--gpus is chosen where the plan is measured", got="--plan-only", hint=hint)
@@ -302,23 +311,25 @@ def _profile_fleet(path: Path, options: CampaignOptions, *, retry: bool, strict:
         require_stable(qualities)
 
 
-def _space_of(supernet: Path, context: click.Context) -> tuple[str, int]:
+def _space_of(supernet: Path, context: click.Context) -> tuple[str, int | None, int]:
     from hwnas.pipeline.run_network import space_of_run  # needs torch, which takes seconds to import
 
-    for name in ("space", "classes"):
+    for name in ("space", "image_size", "classes"):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            message = f"--{name} and --supernet exclude each other"
+            message = f"--{name.replace('_', '-')} and --supernet exclude each other"
             raise UsageError(message, hint=f"hwnas profile --supernet {supernet}")
     return space_of_run(supernet)
 
 
 def _require_landmarks_alone(context: click.Context, *, supernet: Path | None, until: str | None) -> None:
     """Refuse options that choose networks of a space."""
-    of_space, of_classes = (
-        context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in ("space", "classes")
+    of_space, of_size, of_classes = (
+        context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        for name in ("space", "image_size", "classes")
     )
     given = {
         "--space": of_space,
+        "--image-size": of_size,
         "--classes": of_classes,
         "--supernet": supernet is not None,
         "--until": until is not None,

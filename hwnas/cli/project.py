@@ -168,8 +168,8 @@ def _is_given(option: tuple[str, ...], table: Mapping[str, Any], tables: Mapping
     if key == "objective":  # what is searched for is the user's choice; a suggestion is but an example
         return key in table
     if key not in table:
-        is_of_supernet = key in ("space", "classes") and "supernet" in table
-        return is_of_supernet and (key == "classes" or _space_of(table["supernet"], tables) == value)
+        is_of_supernet = key in ("space", "image-size", "classes") and "supernet" in table
+        return is_of_supernet and (key != "space" or _space_of(table["supernet"], tables) == value)
     found = table[key] if isinstance(table[key], list) else [table[key]]
     if key == "device":
         try:

@@ -28,6 +28,7 @@ from hwnas.progress import Reporter
 from hwnas.records import Subject, load_profile
 from hwnas.records.manifest import read_manifest
 from hwnas.space import SPACES
+from hwnas.space.space import AnySpace
 
 SamplingOrder = Literal["spread", "active"]
 
@@ -164,9 +165,8 @@ class MeasuringRounds:
         archs = [*space.published.values()]
         published = {candidate.network_id for candidate in space.candidates(space.encode(archs))}
         rows = load_profile(path).measurements
-        classes = space.config.num_classes
         of_space = (row.subject for row in rows if row.subject.source == "space")
-        ids = {subject.network_id for subject in of_space if subject.num_classes == classes}
+        ids = {subject.network_id for subject in of_space if _is_of(subject, space)}
         return len(ids - published)
 
     def _spread(self, count: int) -> Plan:
@@ -212,13 +212,19 @@ class MeasuringRounds:
             name=f"{path.parent.name}/{path.name}", path=path, origin="own", manifest=read_manifest(path)
         )
         networks = select_space(measured_profile(entry), SPACES.resolve(self._request.space))
-        classes = self._request.measured_space.config.num_classes
-        return networks.take(np.flatnonzero([subject.num_classes == classes for subject in networks.subjects]))
+        space = self._request.measured_space
+        return networks.take(np.flatnonzero([_is_of(subject, space) for subject in networks.subjects]))
 
     def _signed(self, plan: Plan) -> Plan:
         """The plan with the complete command that made it."""
         command = (*plan.origin.command, *self._until.cli_options)
         return replace(plan, origin=replace(plan.origin, command=command))
+
+
+def _is_of(subject: Subject, space: AnySpace) -> bool:
+    """Return True if a network has the images and classes of its space."""
+    size = (subject.arch or {}).get("image_size") or space.config.image_size  # it may be a choice of the network
+    return (subject.image_size, subject.num_classes) == (size, space.config.num_classes)
 
 
 def cross_validated(networks: MeasuredNetworks) -> float:

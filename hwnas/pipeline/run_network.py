@@ -119,23 +119,19 @@ def searched_batch(run: str) -> int:
     return next((batch for metric in metrics if (batch := metric.deployment.fixed_batch) is not None), 1)
 
 
-def space_of_run(run: Path) -> tuple[str, int]:
-    """Return the name of the space of the supernet of a training, and the number of classes of its networks.
-
-    Networks are measured at the image size of the space.
+def space_of_run(run: Path) -> tuple[str, int | None, int]:
+    """Return space, image size and classes of the networks of a supernet's training; no size if it is the space's own.
 
     Raises:
-        InputError: The run has no supernet, or one of other images than the networks of its space have.
+        InputError: The run has no supernet.
     """
     config = read_train_config(Run.open(run))
     if config.space is None:
         message = f"{run} must be the training of a supernet"
         raise InputError(message, got=config.model, hint="hwnas profile --extra-model timm:NAME")
-    size = SPACES.get(config.space).config.image_size
-    if config.image_size != size:
-        message = f"the networks of {config.space} are measured with images of {size} pixels"
-        raise InputError(message, got=f"{config.image_size} in {run}", hint=f"hwnas profile --space {config.space}")
-    return SPACES.resolve(config.space), config.num_classes
+    own = SPACES.get(config.space).config.image_size
+    size = None if config.image_size == own else config.image_size
+    return SPACES.resolve(config.space), size, config.num_classes
 
 
 def _require_same(space: AnySpace, arch: Arch, name: str, run: Path) -> None:

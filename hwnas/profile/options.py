@@ -25,6 +25,8 @@ TASK_SAMPLES = 40
 MAX_PAIRS = 100_000
 """Largest number of runs of each network."""
 
+MAX_IMAGE_SIZE = 16_384
+
 MAX_CLASSES = 1_000_000
 
 MAX_NETWORKS = 100_000
@@ -32,6 +34,7 @@ MAX_NETWORKS = 100_000
 
 _OPTION_NAMES = {
     "space": "--space",
+    "image_size": "--image-size",
     "classes": "--classes",
     "device": "--device",
     "samples": "--samples",
@@ -46,7 +49,7 @@ _OPTION_NAMES = {
     "extra_models": "--extra-model",
     "out": "--out",
 }
-_NOT_OF_LANDMARKS = ("samples", "minutes", "classes")
+_NOT_OF_LANDMARKS = ("samples", "minutes", "image_size", "classes")
 """Options that choose networks of a space, which landmarks are not."""
 
 
@@ -59,6 +62,8 @@ class CampaignOptions:
     """
 
     space: str = "autoformer-tiny"
+    image_size: int | None = None
+    """Side of the images that networks of the space take; None: the space's own."""
     classes: int | None = None
     """Classes that networks of the space answer; None: the space's own number."""
     device: str = "auto"
@@ -92,6 +97,7 @@ class CampaignOptions:
     def __post_init__(self) -> None:
         require_valid(self)
         bounds = {
+            "image_size": (1, MAX_IMAGE_SIZE),
             "classes": (1, MAX_CLASSES),
             "samples": (0, MAX_NETWORKS),
             "repeats": (0, MAX_NETWORKS),
@@ -123,9 +129,9 @@ class CampaignOptions:
 
     @property
     def measured_space(self) -> AnySpace:
-        """The space, with networks of the requested number of classes."""
+        """The space, with networks of the requested image size and number of classes."""
         space: AnySpace = SPACES.get(self.space)
-        return space if self.classes is None else space.adapted(num_classes=self.classes)
+        return space.adapted(image_size=self.image_size, num_classes=self.classes)
 
     @property
     def num_samples(self) -> int:

@@ -147,6 +147,19 @@ def test_networks_of_a_space_may_answer_other_classes(command_line: CommandLine)
     assert "--classes" in command_line.err
 
 
+def test_networks_of_a_space_may_take_other_images(command_line: CommandLine) -> None:
+    size = ("--image-size", "64")
+    assert command_line(*SMALL, "--samples", "3", *size, "--plan-only", "--out", "plan.jsonl") == 0
+    head, *lines = [json.loads(line) for line in Path("plan.jsonl").read_text().splitlines()]
+    assert " ".join(size) in " ".join(head["origin"]["command"])
+    assert {line["subject"]["image_size"] for line in lines} == {64}
+    assert command_line(*SMALL, "--samples", "14") == 0
+    assert command_line(*SMALL, "--samples", "14", *size) == 0  # the others are other networks
+    assert "26 measured with onnxruntime" in command_line.out
+    assert command_line("profile", "--landmarks", *size) == 2
+    assert "--image-size" in command_line.err
+
+
 def test_a_plan_of_which_all_fails_ends_with_4(command_line: CommandLine, place: FakeEnvironment) -> None:
     all_failing(place, command_line)
     assert command_line(*SMALL, "--samples", "3", "--plan-only", "--out", "plan.jsonl") == 0

@@ -8,12 +8,13 @@ from hwnas.errors import InputError, UnknownNameError, UsageError
 from hwnas.pipeline.describe import describe
 from hwnas.pipeline.export_network import export_network
 from hwnas.pipeline.named_network import find_network, names_run
-from hwnas.pipeline.run_network import _weights, network_of_run
+from hwnas.pipeline.run_network import _weights, network_of_run, space_of_run
 from hwnas.runs import Run
 from hwnas.space import SPACES
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
 from hwnas.train.evaluated import resolve_arch
+from hwnas.train.options import TrainOptions, resolve_config
 from hwnas.train.run_folder import weights_digest
 from tests.search.test_record import RECORD
 
@@ -33,6 +34,15 @@ def test_a_network_of_a_supernet_is_found_by_its_name_and_by_its_id(training: Pa
     for name in ("min", SPACE.arch_id(smallest), SPACE.arch_id(smallest)[:12].upper(), SPACE.arch_id(smallest)[:4]):
         found = network_of_run(training, name)
         assert (found.arch, found.weights) == (smallest, training / "supernet.safetensors")
+
+
+@pytest.mark.parametrize(("size", "measured"), [(None, None), (32, None), (64, 64)])
+def test_the_space_of_a_training_has_its_images_and_classes(
+    size: int | None, measured: int | None, tmp_path: Path
+) -> None:
+    options = TrainOptions(space=SPACE.name, data="digits", image_size=size)
+    Run.create(tmp_path / "run", command=("hwnas",), config=resolve_config(options, num_classes=7, num_images=99))
+    assert space_of_run(tmp_path / "run") == (SPACE.name, measured, 7)
 
 
 def test_networks_of_a_run_are_described_by_the_first_digits_of_their_ids(training: Path) -> None:

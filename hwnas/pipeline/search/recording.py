@@ -14,6 +14,7 @@ from hwnas.pipeline.search.references import reference_networks, reference_quali
 from hwnas.predict.card import card_json
 from hwnas.search.record import SearchRecord, SupernetHealth
 from hwnas.search.run import SearchOutcome
+from hwnas.space import SPACES
 from hwnas.space.space import Candidate
 
 if TYPE_CHECKING:
@@ -107,10 +108,13 @@ def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[s
     genomes = outcome.candidates.genomes
     if not len(genomes):
         return
+    spec = context.spec
+    is_own_size = spec.image_size == SPACES.get(spec.space).config.image_size
+    measured = f"; hwnas profile --space {spec.space} --image-size {spec.image_size} measures such images"
     for name, mask in context.cheap.outside(genomes).items():
         on_front = int(np.count_nonzero(mask[outcome.rows]))
         if mask.any():
             yield (
                 f"{name}: {int(mask.sum())} of {len(mask)} candidates, {on_front} of {len(outcome.rows)} on the front, "
-                "lie outside what the predictor was fitted to"
+                f"lie outside what the predictor was fitted to{'' if is_own_size else measured}"
             )

@@ -24,7 +24,16 @@ from hwnas.space import SPACES
 from tests.marks import slow_but
 from tests.pipeline import measured_profiles
 from tests.pipeline.campaigns import CPU, FakeEnvironment
-from tests.pipeline.search.workbench import FIRST, MICROS, SPEED, free, options, write_bench, write_predictor
+from tests.pipeline.search.workbench import (
+    FIRST,
+    MICROS,
+    SPEED,
+    free,
+    options,
+    write_bench,
+    write_predictor,
+    write_supernet,
+)
 
 
 @pytest.mark.parametrize("space", slow_but([name for name in MICROS if name != FIRST], "glit-micro"))
@@ -62,6 +71,18 @@ def test_a_supernet_that_hardly_separates_its_networks_is_noted(searched: Search
     # Nobody trained the supernet of these tests.
     assert searched.record.supernet_health is not None
     assert any(note.startswith("the supernet hardly separates its networks") for note in searched.record.notes)
+
+
+def test_networks_of_other_images_than_the_measured_ones_are_noted_with_the_command_that_measures_them(
+    bench: dict[str, Any], tmp_path: Path
+) -> None:
+    supernet = write_supernet(tmp_path, FIRST, image_size=40)
+    quick = FakeEnvironment().make()
+    found = search_networks(
+        options(bench, supernet=supernet, budget=4), out=tmp_path / "run", campaign_environment=quick
+    )
+    (note,) = [note for note in found.record.notes if "lie outside what the predictor was fitted to" in note]
+    assert note.endswith(f"; hwnas profile --space {FIRST} --image-size 40 measures such images")
 
 
 def test_the_tables_are_in_the_run(searched: SearchRun) -> None:

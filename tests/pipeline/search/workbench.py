@@ -84,11 +84,11 @@ def write_predictor(
     return path
 
 
-def write_supernet(folder: Path, space: str, *, num_classes: int = 10) -> Path:
+def write_supernet(folder: Path, space: str, *, num_classes: int = 10, image_size: int | None = None) -> Path:
     """A supernet with fresh weights."""
     path = folder / f"{space}.safetensors"
     torch.manual_seed(0)
-    save_supernet(make_supernet(SPACES.get(space).adapted(num_classes=num_classes)), path)
+    save_supernet(make_supernet(SPACES.get(space).adapted(image_size=image_size, num_classes=num_classes)), path)
     return path
 
 
