@@ -169,7 +169,8 @@ def export_network(
 
     ARCH is the name of a published network, min, max, random:SEED, a JSON file or inline JSON. With a RUN of hwnas
     search or hwnas train it may be the id of a network of the run, or its first digits (at least four), which is
-    exported with its weights. Leave ARCH out if --weights is a file of a single network.
+    exported with its weights and a file that describes it, for hwnas train --arch. Leave ARCH out if --weights is a
+    file of a single network.
 
     With a PLAN of hwnas profile --plan-only, each network of the plan is exported in the plan's precision and batches,
     and engines of TensorRT for RTX are built for its device, which may be elsewhere. In 8 bits, --data has the images
@@ -380,7 +381,7 @@ def _print(exported: ExportedNetwork, *, repair: bool) -> None:
         ]
     print_table(["", ""], rows)
     print_line()
-    for file in exported.files:
+    for file in (*exported.files, *filter(None, [exported.arch_file])):
         print_line(str(file))
 
 

@@ -47,7 +47,9 @@ _MODEL_OPTIONS = (
     ),
     click.option("--space", help="Space whose supernet is trained."),
     click.option(
-        "--arch", help="Train this network of the space: a name, min, max, random:SEED, JSON, or an id from --supernet."
+        "--arch",
+        help="Train this network of the space: a name, min, max, random:SEED, JSON, or an id from --supernet "
+        "or a search of it.",
     ),
     click.option(
         "--supernet", type=PATH, help="Run or file of a supernet, a network or a model of timm to start from."

@@ -13,6 +13,7 @@ from hwnas.errors import InputError, UsageError, unknown
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
+from hwnas.files import write_atomic
 from hwnas.metrics import QUANTISED
 from hwnas.pipeline.named_network import arch_text, names_run
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
@@ -128,6 +129,8 @@ class ExportedNetwork:
     """Channels, stride and segment of each output of a backbone, as timm's `feature_info`; else empty."""
     boxes: "BoxParity | None" = None
     """The comparison of the boxes of a detector's second graph with torch's; None: there is no such graph."""
+    arch_file: Path | None = None
+    """The file that describes a network of a run, which `hwnas train --arch` takes; None: it is of no run."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields as plain values, as `--json` prints them."""
@@ -294,7 +297,26 @@ def export_network(
         part=part,
         feature_info=() if backbone is None else tuple(backbone.feature_info),
         boxes=boxes,
+        arch_file=None if run is None else _write_arch(source, out, preprocess=preprocess),
     )
+
+
+def _write_arch(source: WeightedNetwork, out: Path, *, preprocess: "Preprocess") -> Path:
+    """Describe a network in a file as that of a search's winner; its name has the id, as a folder may hold several."""
+    candidate, config = source.space.candidate(source.arch), source.space.config
+    arch = {
+        "space": source.space.name,
+        "image_size": source.space.image_size_of(source.arch),
+        "channels": config.channels,
+        "num_classes": config.num_classes,
+        "arch_id": candidate.arch_id,
+        "network_id": candidate.network_id,
+        "preprocess": preprocess.to_timm(),
+        "arch": source.arch.to_mapping(),
+    }
+    path = out / f"{source.space.name}-{candidate.network_id}-arch.json"
+    write_atomic(path, json.dumps(arch, indent=2) + "\n")
+    return path
 
 
 def _from_run(

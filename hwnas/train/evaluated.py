@@ -1,13 +1,15 @@
 """Networks that were evaluated in a run, and their look-up by id."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hwnas.config import parse_json
-from hwnas.errors import InputError
+from hwnas.errors import HwnasError, InputError
 from hwnas.files import printable, read_bytes
+from hwnas.runs import SUPERNET, Run
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
 from hwnas.space.space import AnySpace, Candidate
@@ -27,7 +29,8 @@ def resolve_arch(
     Args:
         space: Space of the network.
         text: As for `find_arch`, or the first digits of an id, at least four. Ids are known of networks that were
-            evaluated in the run, of published ones, of the smallest and the largest, and of `others`.
+            evaluated in the run, of published ones, of the smallest and the largest, and of `others`; else of those
+            that a search beside the run evaluated with its supernet.
         run: Run whose evaluated networks are known.
         command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
         others: Further networks whose ids are known.
@@ -37,7 +40,10 @@ def resolve_arch(
     """
     if not _ID.fullmatch(text) or text in space.published or Path(text).is_file():
         return find_arch(space, text, command=command)
-    matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(text.casefold())}
+    start = text.casefold()
+    matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(start)}
+    if not matches and run is not None:
+        matches = {arch_id: arch for arch_id, arch in _searched_ids(space, run) if arch_id.startswith(start)}
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:
@@ -69,9 +75,25 @@ def _known_ids(space: AnySpace, run: Path | None, others: Iterable[Candidate]) -
     named = (space.smallest(), space.largest(), *space.published.values())
     for candidate in (*space.candidates(space.encode(named)), *others):
         yield candidate.arch_id, candidate.arch
-    file = None if run is None else run / ACCURACIES_FILE
-    if file is not None and file.is_file():
-        complete = read_bytes(file).rpartition(b"\n")[0]
-        for row in parse_accuracies(complete, file):
-            if "arch" in row:
-                yield row["arch_id"], space.parse(row["arch"])
+    if run is not None:
+        yield from _evaluated_ids(space, run / ACCURACIES_FILE)
+
+
+def _evaluated_ids(space: AnySpace, file: Path) -> Iterator[tuple[str, Arch]]:
+    if not file.is_file():
+        return
+    complete = read_bytes(file).rpartition(b"\n")[0]
+    for row in parse_accuracies(complete, file):
+        if "arch" in row:
+            yield row["arch_id"], space.parse(row["arch"])
+
+
+def _searched_ids(space: AnySpace, run: Path) -> Iterator[tuple[str, Arch]]:
+    """Yield the networks that searches beside a training evaluated with its supernet."""
+    supernet = run.resolve()
+    for file in sorted(supernet.parent.glob(f"*/{ACCURACIES_FILE}")):
+        with suppress(HwnasError):  # a damaged run keeps no other from being found
+            searched = Run.open(file.parent).manifest.config.get("supernet")
+            path = searched.get("path") if isinstance(searched, Mapping) else None
+            if path in (str(supernet), str(supernet / SUPERNET)):
+                yield from list(_evaluated_ids(space, file))

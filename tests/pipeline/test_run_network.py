@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hwnas.pipeline.named_network import find_network, names_run
 from hwnas.pipeline.run_network import _weights, network_of_run, space_of_run
 from hwnas.runs import Run
 from hwnas.space import SPACES
+from hwnas.space.lookup import find_arch
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
 from hwnas.train.evaluated import resolve_arch
@@ -98,6 +100,31 @@ def test_a_network_of_a_run_is_exported_with_its_weights(training: Path, tmp_pat
     done = export_network(str(training), "min", out=tmp_path / "out", format="safetensors")
     assert not done.fresh_weights
     assert done.arch_id == SPACE.arch_id(SPACE.smallest())
+
+
+def test_an_exported_network_of_a_run_can_be_trained(training: Path, tmp_path: Path) -> None:
+    done = export_network(str(training), "min", out=tmp_path / "out", format="safetensors")
+    assert done.arch_file == tmp_path / "out" / f"autoformer-micro-{done.network_id}-arch.json"
+    assert find_arch(SPACE, done.arch_file) == SPACE.smallest()
+    assert export_network(SPACE.name, "min", out=tmp_path / "out", format="safetensors").arch_file is None
+
+
+def test_networks_of_a_search_are_known_by_their_ids_to_the_supernet_that_was_searched(
+    training: Path, tmp_path: Path
+) -> None:
+    sampled = SPACE.sample(np.random.default_rng(0), 3)
+    networks = SPACE.candidates(sampled)
+    for name, supernet, network in (("a", training, networks[0]), ("b", tmp_path / "other", networks[1])):
+        Run.create(tmp_path / name, command=("hwnas",), config={"supernet": {"path": str(supernet)}})
+        row = {"arch_id": network.arch_id, "arch": network.arch.to_mapping(), "accuracy": 0.5}
+        (tmp_path / name / "accuracies.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "accuracies.jsonl").write_text("{}\n")
+    assert resolve_arch(SPACE, networks[0].arch_id, training, command="{arch}") == networks[0].arch
+    assert resolve_arch(SPACE, networks[0].arch_id[:8], training, command="{arch}") == networks[0].arch
+    for network in networks[1:]:
+        with pytest.raises(InputError, match="no network with this id was evaluated in"):
+            resolve_arch(SPACE, network.arch_id, training, command="{arch}")
 
 
 def test_the_weights_are_of_the_supernet_that_was_searched(training: Path, tmp_path: Path) -> None:
