@@ -121,3 +121,14 @@ class MessageRecorder:
     def update(self, event: ProgressEvent) -> None:
         """Pass an event on."""
         self._forward_to.update(event)
+
+
+def format_duration(seconds: float) -> str:
+    """Format a time for people: 0.8 s, 45 s, 3 min 05 s, 2 h 10 min."""
+    if 0.05 <= seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

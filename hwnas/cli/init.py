@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hwnas.cli.options import MINUTES, json_option
-from hwnas.cli.output import format_duration, print_footer, print_json, print_line, print_table
+from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.project import FILE
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
+from hwnas.progress import format_duration
 from hwnas.train.data.sources import absolute_data_name, require_data
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--minutes",
     type=MINUTES,
-    default=60,
+    default=120,
     show_default=True,
-    help="Wall time in minutes that the training of the supernet may take.",
+    help="Wall time in minutes of all commands: training, profile, fit and search.",
 )
 @click.option("--replace", is_flag=True, help="Replace a file that exists.")
 @json_option
@@ -31,8 +32,8 @@ def init(data: str, *, minutes: float, replace: bool, as_json: bool) -> None:
     """Write hwnas.toml: options of all commands for these images.
 
     Looks at the images (a folder, Parquet, or another set as for hwnas train) and the devices, times a few training
-    steps, and chooses space, recipe, epochs, batch, runtime and budget, with estimated times. Commands that are run in
-    this folder then need no options; those of a command line take precedence over the file.
+    steps, and chooses space, recipe, epochs, batch, runtime, samples and budget that fit into the time. Commands that
+    are run in this folder then need no options; those of a command line take precedence over the file.
     """
     if FILE.exists() and not replace:
         raise InputError(f"{FILE} exists already", hint="--replace, or edit it")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from hwnas.cli.project import in_project
+from hwnas.progress import format_duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,17 +136,6 @@ def print_footer(*next_commands: Iterable[object]) -> None:
     commands = [in_project([str(word) for word in command]) for command in next_commands]
     for number, words in enumerate(words for words in commands if words):
         print_line(f"{'or' if number else 'next'}: {shlex.join(words)}", wrap=False)
-
-
-def format_duration(seconds: float) -> str:
-    """Format a time for people: 0.8 s, 45 s, 3 min 05 s, 2 h 10 min."""
-    if 0.05 <= seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _cell(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import click
 
 from hwnas.cli.logs import CommandLog
-from hwnas.cli.output import format_duration, wrapped
+from hwnas.cli.output import wrapped
 from hwnas.metrics import parse_metric
 from hwnas.progress import (
     CampaignProgress,
@@ -20,6 +20,7 @@ from hwnas.progress import (
     SearchProgress,
     StageStarted,
     TrainingProgress,
+    format_duration,
 )
 
 _INTERVAL_S = 10.0

@@ -19,12 +19,13 @@ from hwnas.cli.options import (
     json_option,
     with_options,
 )
-from hwnas.cli.output import format_duration, print_footer, print_json, print_line, print_table
+from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
 from hwnas.errors import UsageError
 from hwnas.pipeline.proposal import names_no_model
 from hwnas.pipeline.slurm import SlurmOptions, SubmittedJob, submit_training
+from hwnas.progress import format_duration
 from hwnas.space.task_head import HEAD_KINDS, TASKS
 from hwnas.train.options import PretrainedModel, TrainOptions, check_options, default_run_folder, validate_options
 from hwnas.train.run_folder import is_started_again, require_run

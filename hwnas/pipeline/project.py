@@ -1,8 +1,9 @@
 """Look at images and machine, and write the options of a project's commands: `hwnas init`."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwnas.arguments import checked_arguments
 from hwnas.devices import Machine, detect
@@ -10,13 +11,17 @@ from hwnas.pipeline.proposal import Proposal, open_images, propose_space
 from hwnas.pipeline.train import TrainingEstimate, estimate_training
 from hwnas.profile.plan import MIN_REPEATS
 from hwnas.profile.runners.runner import default_runtime
+from hwnas.progress import format_duration
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
 from hwnas.train.presets import default_recipe
 
-MAX_EPOCHS = 100
+MAX_EPOCHS, MIN_EPOCHS = 100, 10
 _SAMPLES, _BUDGET, _FRONT = 60, 200, 15
 """Networks that are measured for the predictor, that a search evaluates, and that it usually verifies."""
+
+_FEWEST = 24
+"""Networks that are measured and evaluated where time is short."""
 
 _REFERENCES = 2
 """DeiT-Ti and DeiT-S, which are measured as well."""
@@ -64,7 +69,7 @@ class Project:
 
         images = f"{self.estimate.train_images:,} training images of about {self.proposal.image_side} pixels"
         parts = {**self.minutes, "in all": self.total_minutes}
-        times = ", ".join(f"{name} {_rounded(minutes)}" for name, minutes in parts.items())
+        times = ", ".join(f"{name} {format_duration(60 * minutes)}" for name, minutes in parts.items())
         head = (
             "# Options of hwnas commands that are run in this folder; those of a command line take precedence.",
             f"# {images}, {self.estimate.config.num_classes} classes; {self.device}.",
@@ -73,44 +78,135 @@ class Project:
         return "\n".join((*head, "", tomli_w.dumps({name: dict(table) for name, table in self.options.items()})))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The epochs and networks of a project in a space, between the fewest and the most."""
+
+    estimate: TrainingEstimate
+    most_epochs: int
+    share: float = 0.0
+    """Share of what the most take in addition to the fewest."""
+
+    @property
+    def fewest_epochs(self) -> int:
+        return min(MIN_EPOCHS, self.most_epochs)
+
+    @property
+    def epochs(self) -> int:
+        return _between(self.fewest_epochs, self.most_epochs, self.share)
+
+    @property
+    def samples(self) -> int:
+        return _between(_FEWEST, _SAMPLES, self.share)
+
+    @property
+    def budget(self) -> int:
+        return _between(_FEWEST, _BUDGET, self.share)
+
+    @property
+    def minutes(self) -> dict[str, float]:
+        """Estimated time of each command."""
+        search_s = self.budget * (_evaluation_s(self.estimate) + _ROUNDS_S / _BUDGET)
+        seconds = {
+            "train": self.epochs * self.estimate.seconds_per_epoch,
+            "profile": _campaign_s(self.samples),
+            "fit": _FIT_S,
+            "search": search_s + _campaign_s(_FRONT) + _EXPORT_S,
+        }
+        return {name: value / 60 for name, value in seconds.items()}
+
+    @property
+    def total(self) -> float:
+        return sum(self.minutes.values())
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Times with the fewest of all and with the most."""
+        return replace(self, share=0.0).total, replace(self, share=1.0).total
+
+    def within(self, minutes: float) -> "_Plan":
+        """Return the plan with as large a share as fits; the fewest of all may take longer."""
+        fewest, most = self.bounds
+        return replace(self, share=min(1.0, max(0.0, (minutes - fewest) / (most - fewest))))
+
+    def minutes_of(self, epochs: int) -> int:
+        """Return the time within which a training has so many epochs."""
+        fewest, most = self.bounds
+        share = (epochs - self.fewest_epochs) / (self.most_epochs - self.fewest_epochs)
+        return math.ceil(fewest + share * (most - fewest))
+
+
 @checked_arguments
-def propose_project(data: str, *, minutes: float = 60.0, machine: Machine | None = None) -> Project:
+def propose_project(data: str, *, minutes: float = 120.0, machine: Machine | None = None) -> Project:
     """Choose space, recipe, batch, epochs, runtime and budget for images and a machine, and estimate the times.
+
+    The space is the largest one that suits the images and can be trained for ten epochs within the time. The training
+    has no more epochs than its recipe, or than 100 with the recipe `small`.
 
     Args:
         data: Images, as for a training.
-        minutes: Wall time that the training of the supernet may take. It has no more epochs than its recipe, or than
-            100 with the recipe `small`.
+        minutes: Wall time of all commands: training, profile, fit and search.
         machine: The machine; None: this one.
 
     Raises:
         InputError: The images cannot be opened, or memory does not suffice.
     """
-    machine = machine or detect()
+    machine, load, cores = machine or detect(), os.getloadavg()[0], os.cpu_count() or 1
     proposal = propose_space(open_images(TrainOptions(data=data)), machine)
-    recipe = default_recipe(SPACES.get(proposal.space))
-    estimate = estimate_training(TrainOptions(data=data, space=proposal.space))
-    found, device = estimate.config.recipe, machine.default_device
-    most = MAX_EPOCHS if recipe == "small" else found.epochs
-    epochs = min(most, max(1, int(60 * minutes / estimate.seconds_per_epoch)))
-    train: dict[str, object] = {"data": data, "space": proposal.space, "recipe": recipe, "epochs": epochs}
-    run, shared = "runs/supernet", {"device": device.name}
+    plan, notes = _plan_of(data, proposal.space), []
+    needed = math.ceil(plan.total)
+    for space in proposal.smaller_spaces:
+        if plan.total <= minutes:
+            break
+        if space != proposal.smaller_spaces[-1] and _surely_exceeds(plan, space, minutes):
+            continue
+        plan = _plan_of(data, space)
+    chosen = str(plan.estimate.config.space)
+    if load > cores / 2:
+        notes.append(f"other programs use about {load:.0f} of {cores} cores: without them all takes less time")
+    if chosen != proposal.space:
+        notes.append(f"{proposal.space} suits the images, but takes about {needed} minutes: --minutes {needed}")
+    if plan.total > minutes:
+        needed = math.ceil(plan.total)
+        least = f"{plan.epochs} epochs, {plan.samples} measured and {plan.budget} evaluated networks"
+        notes.append(f"{minutes:g} minutes do not suffice: {least} take about {needed}: --minutes {needed}")
+    plan = plan.within(minutes)
+    estimate, device, run = plan.estimate, machine.default_device, "runs/supernet"
+    recipe, shared = default_recipe(SPACES.get(chosen)), {"device": device.name}
+    train: dict[str, object] = {"data": data, "space": chosen, "recipe": recipe, "epochs": plan.epochs}
     options: dict[str, Mapping[str, object]] = {
-        "train": {**train, "batch": found.batch_size, "out": run},
-        "profile": {"supernet": run, **shared, "runtime": default_runtime(device), "samples": _SAMPLES},
-        "fit": {**shared, "space": proposal.space},  # without those of other spaces that ship
-        "search": {"supernet": run, **shared, "objective": ["throughput"], "budget": _BUDGET, "out": "runs/search"},
+        "train": {**train, "batch": estimate.config.recipe.batch_size, "out": run},
+        "profile": {"supernet": run, **shared, "runtime": default_runtime(device), "samples": plan.samples},
+        "fit": {**shared, "space": chosen},  # without those of other spaces that ship
+        "search": {"supernet": run, **shared, "objective": ["throughput"], "budget": plan.budget, "out": "runs/search"},
     }
-    times = {
-        "train": epochs * estimate.seconds_per_epoch / 60,
-        "profile": _campaign_s(_SAMPLES) / 60,
-        "fit": _FIT_S / 60,
-        "search": (_BUDGET * _evaluation_s(estimate) + _ROUNDS_S + _campaign_s(_FRONT) + _EXPORT_S) / 60,
-    }
-    notes = tuple(_notes(epochs, estimate, minutes))
     return Project(
-        estimate=estimate, proposal=proposal, options=options, minutes=times, device=device.name, notes=notes
+        estimate=estimate,
+        proposal=replace(proposal, space=chosen),
+        options=options,
+        minutes=plan.minutes,
+        device=device.name,
+        notes=(*estimate.notes, *notes, *_epochs_note(plan, minutes)),
     )
+
+
+def _plan_of(data: str, space: str) -> _Plan:
+    """Time the training of a space, and return the shortest plan."""
+    estimate = estimate_training(TrainOptions(data=data, space=space))
+    is_small = default_recipe(SPACES.get(space)) == "small"
+    return _Plan(estimate=estimate, most_epochs=MAX_EPOCHS if is_small else estimate.config.recipe.epochs)
+
+
+def _surely_exceeds(plan: _Plan, space: str, minutes: float) -> bool:
+    """Return True if a smaller space would not fit even if its steps took as much less time as its MACs are fewer."""
+    largest = [SPACES.get(name) for name in (str(plan.estimate.config.space), space)]
+    before, after = (int(item.costs(item.encode([item.largest()])).macs[0]) for item in largest)
+    seconds = plan.estimate.seconds_per_step * min(1.0, after / before)
+    return replace(plan, estimate=replace(plan.estimate, seconds_per_step=seconds)).total > minutes
+
+
+def _between(fewest: int, most: int, share: float) -> int:
+    return fewest + int(share * (most - fewest) + 1e-9)
 
 
 def _campaign_s(num_networks: int) -> float:
@@ -124,14 +220,8 @@ def _evaluation_s(estimate: TrainingEstimate) -> float:
     return estimate.heldout_images * per_image
 
 
-def _notes(epochs: int, estimate: TrainingEstimate, minutes: float) -> Iterator[str]:
-    yield from estimate.notes
-    usual = estimate.config.recipe.epochs
-    if epochs < usual:
-        needed = math.ceil(usual * estimate.seconds_per_epoch / 60)
-        fitting = f"epochs that fit into {minutes:g} minutes of wall time: {epochs} of {usual}"
-        yield f"{fitting}, all of them with --minutes {needed}"
-
-
-def _rounded(minutes: float) -> str:
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
+def _epochs_note(plan: _Plan, minutes: float) -> Iterator[str]:
+    usual = plan.estimate.config.recipe.epochs
+    if plan.epochs < usual and plan.share > 0:
+        fitting = f"epochs that fit into {minutes:g} minutes of wall time, with the other commands"
+        yield f"{fitting}: {plan.epochs} of {usual}, all of them with --minutes {plan.minutes_of(usual)}"

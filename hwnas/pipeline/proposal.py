@@ -32,6 +32,13 @@ class Proposal:
     """Median of the shorter sides of some images."""
     on_gpu: bool
 
+    @property
+    def smaller_spaces(self) -> tuple[str, ...]:
+        """Spaces that take less time, from the largest images to the smallest."""
+        sizes = [size for size in reversed(MINI_SIZES) if size <= self.image_side]
+        names = [*(f"vitas-twins-mini-{size}" for size in sizes), "vitas-twins-micro"]
+        return tuple(names[names.index(self.space) + 1 if self.space in names else 0 :])
+
     def describe(self) -> str:
         """Say what is proposed and why."""
         where = "a GPU" if self.on_gpu else "this CPU"

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from hwnas.cli.output import Column, format_duration, note_start_time, print_footer, print_line, print_table, wrapped
+from hwnas.cli.output import Column, note_start_time, print_footer, print_line, print_table, wrapped
+from hwnas.progress import format_duration
 
 
 @pytest.mark.parametrize(

@@ -184,13 +184,16 @@ def test_a_file_for_images_and_machine_is_written_once(
     assert written["options"]["train"]["space"] == "vitas-twins-micro"
     assert set(written["minutes"]) == {"train", "profile", "fit", "search"}
     estimated = Path("hwnas.toml").read_text().splitlines()[2]
-    assert re.fullmatch(r"# Estimated.*: train .*, profile .*, fit .*, search .*, in all \d+ (min|h)\.", estimated)
+    assert re.fullmatch(
+        r"# Estimated.*: train .*, profile .*, fit .*, search .*, in all \d+ (min|h) \d+ (s|min)\.", estimated
+    )
     for name in written["options"]:
         assert project_options(Path("hwnas.toml"), command(name), [], commands=NAMES)
     assert run(["init", "digits", "--minutes", "0.001", "--replace", "--json"]) == 0  # another recipe than small
     short = json.loads(capsys.readouterr().out)
-    assert short["options"]["train"]["epochs"] == 1
-    assert any("epochs that fit into 0.001 minutes of wall time: 1 of 20" in note for note in short["notes"])
+    chosen = short["options"]
+    assert (chosen["train"]["epochs"], chosen["profile"]["samples"], chosen["search"]["budget"]) == (10, 24, 24)
+    assert any(note.startswith("0.001 minutes do not suffice: 10 epochs, 24 measured and") for note in short["notes"])
     assert run(["init", "digits"]) == 1
     assert "hwnas.toml exists already" in capsys.readouterr().err
 
