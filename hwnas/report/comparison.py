@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.files import write_atomic
-from hwnas.report.data import RunData
+from hwnas.report.data import MetricInfo, RunData
 from hwnas.report.figures import COLOURS, axes_of, axis_factor, axis_title, legend_above, rendered
 from hwnas.report.gather import gather, recorded_bounds
 from hwnas.report.verdict import standing
@@ -145,7 +145,7 @@ def draw_fronts(axes: "Axes", comparison: Comparison) -> None:
         titles = [title.partition("\n")[0] for title in titles]
     for number, group in enumerate(comparison.groups):
         colour = COLOURS[number % len(COLOURS)]
-        fronts = [_front(search.data) for search in group.searches]
+        fronts = [_front(search.data, axes_of(first)) for search in group.searches]
         for index, front in enumerate(fronts):
             label = "_" if index else group.label.replace("$", r"\$")
             axes.plot(*front, "o", color=colour, markersize=3.5, alpha=0.7, linestyle="none", label=label)
@@ -226,11 +226,11 @@ def _notes(searches: Sequence[ComparedSearch], *, shared: bool) -> Iterator[str]
         yield "budgets differ: a band ends where the shortest search of its group ends"
 
 
-def _front(data: RunData) -> NDArray[np.float64]:
-    """Return the networks that stand, of shape (2, networks): horizontal and vertical values."""
+def _front(data: RunData, drawn: tuple[MetricInfo, MetricInfo]) -> NDArray[np.float64]:
+    """Return the networks that stand, of shape (2, networks): horizontal and vertical values in the units drawn."""
     y, x = axes_of(data)
     rows = [[member.value(metric.key) for member in standing(data)] for metric in (x, y)]
-    factors = np.array([[axis_factor(metric)] for metric in (x, y)])
+    factors = np.array([[axis_factor(metric)] for metric in reversed(drawn)])
     points: NDArray[np.float64] = np.array(rows, dtype=np.float64).reshape(2, -1) * factors
     return points
 

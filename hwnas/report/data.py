@@ -42,6 +42,8 @@ class MetricInfo:
     role: Role
     predicted: bool
     """True if the search used predictions with intervals."""
+    largest: float = 0.0
+    """The largest value of a candidate, which decides on the unit of an axis."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.files import write_atomic
-from hwnas.report.data import Member, MetricInfo, RunData
+from hwnas.report.data import COSTS, Member, MetricInfo, RunData
 from hwnas.search.record import ReferenceNetwork
 
 if TYPE_CHECKING:
@@ -39,14 +39,16 @@ _TITLES = {
     "mIoU": "mIoU (%)",
     "knn_accuracy": "accuracy of nearest images (%)",
     "divergence": "divergence from the model (nats)",
-    "macs": "MACs (G)",
-    "params": "parameters (M)",
+    "macs": "MACs",
+    "params": "parameters",
     "latency_ms": "latency (ms)",
     "throughput": "throughput (images/s)",
     "memory_mb": "memory (MB)",
     "energy_j": "energy (J)",
 }
-_FACTORS = {"accuracy": 100.0, "knn_accuracy": 100.0, "mAP": 100.0, "mIoU": 100.0, "macs": 1e-9, "params": 1e-6}
+_FACTORS = {"accuracy": 100.0, "knn_accuracy": 100.0, "mAP": 100.0, "mIoU": 100.0}
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+"""Units of counts, the first that the largest value reaches."""
 
 Draw = Callable[["Axes"], None]
 
@@ -346,12 +348,18 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 def axis_factor(metric: MetricInfo) -> float:
     """Return what values of a metric are multiplied by on an axis."""
-    return _FACTORS.get(metric.name, 1.0)
+    return 1 / _unit(metric)[0] if metric.name in COSTS else _FACTORS.get(metric.name, 1.0)
 
 
 def axis_title(metric: MetricInfo) -> str:
     """Return the name of a metric with its unit, and its deployment on a second line."""
-    return f"{_TITLES[metric.name]}{chr(10) + _without_maths(metric.where) if metric.where else ''}"
+    unit = _unit(metric)[1] if metric.name in COSTS else ""
+    where = f"\n{_without_maths(metric.where)}" if metric.where else ""
+    return f"{_TITLES[metric.name]}{unit and f' ({unit})'}{where}"
+
+
+def _unit(metric: MetricInfo) -> tuple[float, str]:
+    return next(((size, prefix) for size, prefix in _PREFIXES if metric.largest >= size), (1.0, ""))
 
 
 def _cut(name: str) -> str:

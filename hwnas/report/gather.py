@@ -106,10 +106,14 @@ def _candidates(study: Study, problem: Problem, *, source: Path) -> tuple[Candid
         feasible=scores.feasible | (~known & problem.admits(metrics)),
         on_front=on_front(scores.objectives, feasible=scores.feasible),
     )
-    for name, values in metrics.items():
-        if np.nanmax(np.abs(values.mean), initial=0.0) > _MAX_VALUE:
+    largest = {name: float(np.nanmax(np.abs(values.mean), initial=0.0)) for name, values in metrics.items()}
+    for name, value in largest.items():
+        if value > _MAX_VALUE:
             raise InputError(f"{source}: values of {name} must be at most {_MAX_VALUE:g}")
-    infos = tuple(_info(name, problem, predicted="predicted" in study.source_of(name)) for name in metrics)
+    infos = tuple(
+        _info(name, problem, predicted="predicted" in study.source_of(name), largest=value)
+        for name, value in largest.items()
+    )
     return candidates, infos
 
 
@@ -121,7 +125,7 @@ def _costs(space: AnySpace, genomes: Genomes, *, missing: Set[str]) -> dict[str,
     return {name: exact(costs[name]) for name in sorted(missing)}
 
 
-def _info(key: str, problem: Problem, *, predicted: bool) -> MetricInfo:
+def _info(key: str, problem: Problem, *, predicted: bool, largest: float) -> MetricInfo:
     metric = parse_metric(key)
     quantity = metric.quantity
     objectives, limited = [str(item) for item in problem.objectives], [str(item.metric) for item in problem.constraints]
@@ -138,6 +142,7 @@ def _info(key: str, problem: Problem, *, predicted: bool) -> MetricInfo:
         maximised=metric.maximised,
         role=role,
         predicted=predicted,
+        largest=largest,
     )
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.report.figures import write_figures
+from hwnas.report.figures import axes_of, axis_factor, axis_title, write_figures
 from hwnas.report.gather import gather
 from tests.report.example import LATENCY, OBJECTIVES, THROUGHPUT, Example, make_run
 
@@ -55,6 +55,21 @@ def test_what_a_run_has_is_drawn(tmp_path: Path, example: Example, figures: list
     data = gather(make_run(tmp_path / "run $1$", example))
     written = write_figures([data], tmp_path / "figures")
     assert [path.stem for path in written if path.suffix == ".svg"] == figures
+
+
+@pytest.mark.parametrize(
+    ("space", "title", "factor"), [("autoformer-tiny", "MACs (G)", 1e-9), ("autoformer-micro", "MACs (M)", 1e-6)]
+)
+def test_the_unit_of_an_axis_is_that_of_its_largest_value(
+    tmp_path: Path, space: str, title: str, factor: float
+) -> None:
+    example = Example(
+        space=space, count=30, objectives=("accuracy", "macs"), verified=False, predictor=False, references=False
+    )
+    _, across = axes_of(gather(make_run(tmp_path / "run", example)))
+    assert axis_title(across) == title
+    assert axis_factor(across) == factor
+    assert axis_title(replace(across, largest=999.0)) == "MACs"
 
 
 def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
