@@ -71,6 +71,7 @@ SURFACE = {
         "--extra-model",
         "--fleet",
         "--gpus",
+        "--image-size",
         "--json",
         "--landmarks",
         "--limit-minutes",
