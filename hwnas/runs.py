@@ -9,8 +9,10 @@ import logging
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import import_module, metadata
@@ -120,6 +122,19 @@ class Manifest:
     environment: Environment
     config: Mapping[str, Any]
     seeds: Mapping[str, Annotated[int, Between(0, 2**63 - 1)]]
+
+
+_project_words: ContextVar[tuple[str, ...]] = ContextVar("project_words", default=())
+
+
+def note_project_words(words: Sequence[str]) -> None:
+    """Remember the options that the project's file gives the command of this process, as words of a command line."""
+    _project_words.set(tuple(words))
+
+
+def command_line() -> tuple[str, ...]:
+    """Return the command of this process, with the options that the project's file gives it."""
+    return ("hwnas", *sys.argv[1:], *_project_words.get())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import click
 from hwnas.cli.complete import add_completion
 from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options
-from hwnas.cli.project import FILE, note_tables, project_options, read_project
+from hwnas.cli.project import FILE, note_tables, project_options, project_words, read_project
 from hwnas.errors import UsageError, nearest
+from hwnas.runs import note_project_words
 
 
 class CommandRow(NamedTuple):
@@ -63,6 +64,7 @@ class LazyGroup(click.Group):
         if FILE.is_file():
             note_tables(ctx, read_project(FILE, commands=list(self.rows)))
         values = project_options(FILE, command, args, commands=list(self.rows))
+        note_project_words(project_words(FILE, command, values, commands=list(self.rows)))
         if not values or {"-h", "--help"}.intersection(args):
             return
         ctx.default_map = {str(command.name): values}

@@ -131,6 +131,27 @@ def project_options(
     return {str(options[key].name): value for key, value in values.items() if key not in excluded}
 
 
+def project_words(
+    path: Path, command: click.Command, values: Mapping[str, Any], *, commands: Sequence[str]
+) -> list[str]:
+    """Return the values of `project_options` as words of a command line."""
+    if not values:
+        return []
+    options = {_key(option): option for option in command.params if isinstance(option, click.Option)}
+    words: list[str] = []
+    for key, value in read_project(path, commands=commands)[str(command.name)].items():
+        spelling = f"--{key}"
+        if options[key].name not in values or value is False:
+            continue
+        if value is True:
+            words.append(spelling)
+        elif options[key].multiple and isinstance(value, list):
+            words += [word for item in value for word in (spelling, str(item))]
+        else:
+            words += [spelling, ",".join(map(str, value if isinstance(value, list) else [value]))]
+    return words
+
+
 def note_tables(context: click.Context, tables: Mapping[str, Mapping[str, Any]]) -> None:
     """Remember the tables of the project's file, for the command that is suggested next."""
     context.meta[_TABLES] = tables

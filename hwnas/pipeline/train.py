@@ -20,7 +20,7 @@ from hwnas.files import WriterLock, remove_temporaries
 from hwnas.metrics import QualityMetric, indistinct_supernet_warning
 from hwnas.pipeline.proposal import names_no_model, propose_space, with_proposed_space
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import LOCK, Run, record_error, require_new_folder
+from hwnas.runs import LOCK, Run, command_line, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
@@ -591,7 +591,7 @@ def _prepare_run(folder: Path, config: TrainConfig, data: TrainData, *, resume: 
         run.with_config(config)
         (folder / RESULT).unlink(missing_ok=True)  # that of another number of epochs
     if not resume:
-        Run.create(folder, command=("hwnas", *sys.argv[1:]), config=config, seeds={"seed": config.seed})
+        Run.create(folder, command=command_line(), config=config, seeds={"seed": config.seed})
     if not (folder / PREPROCESS).exists():
         shape, classes = config.image_shape, config.num_classes
         if isinstance(data, AnnotatedData):

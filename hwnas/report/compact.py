@@ -63,7 +63,6 @@ def run_values(data: RunData) -> dict[str, Any]:
         "baseline": data.references.index(data.baseline) if data.baseline is not None else None,
         "history": [[item.candidates, item.evaluations, _digits(item.hypervolume)] for item in data.history],
         "random": _random(data),
-        "hasSupernet": data.record is not None and data.record.spec.supernet is not None,
         "trainings": [
             {"name": item.name, "steps": item.steps, "losses": [_digits(loss) for loss in item.losses]}
             for item in data.trainings

@@ -52,12 +52,19 @@ def render(runs: Sequence[RunData]) -> str:
         notes=[(text, [view.name for view in views if text in view.notes]) for text in texts],
         title=", ".join(dict.fromkeys(data.space.name for data in runs)),
         mismatches=mismatches(runs),
+        lacks_training=_lacks_training(runs),
         # These are files of the package, and JSON that is escaped for a script; the template escapes all other texts.
         style=Markup(_asset(STYLE)),
         plotly=Markup(get_plotlyjs()),
         data=Markup(script_json(values_of(runs))),
         script=Markup("\n".join(_asset(name) for name in SCRIPTS)),
     )
+
+
+def _lacks_training(runs: Sequence[RunData]) -> bool:
+    """Return True if supernets were searched and there is no curve of a training."""
+    has_supernet = any(data.record is not None and data.record.spec.supernet is not None for data in runs)
+    return has_supernet and not any(data.trainings for data in runs)
 
 
 def _asset(name: str) -> str:

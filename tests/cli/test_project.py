@@ -10,7 +10,7 @@ import pytest
 
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
-from hwnas.cli.project import in_project, note_tables, project_options, project_supernet
+from hwnas.cli.project import in_project, note_tables, project_options, project_supernet, project_words
 from hwnas.devices import detect
 from hwnas.errors import InputError
 
@@ -75,6 +75,18 @@ def test_a_training_is_resumed_in_the_run_of_the_file(tmp_path: Path) -> None:
     assert options(tmp_path, text, "--resume") == {"out": Path("runs/a")}
     assert options(tmp_path, text, "--resume --out runs/b") == {}
     assert options(tmp_path, '[search]\nout = "runs/search"\n', "--resume runs/other", name="search") == {}
+
+
+def test_the_options_of_the_file_are_words_of_a_command_line(tmp_path: Path) -> None:
+    text = (
+        '[search]\nsupernet = "runs/a b"\nobjective = ["throughput", "params"]\nprecision = ["fp32", "int8"]\n'
+        "budget = 99\nno-verify = true\nno-macs = false\nseed = 7\n"
+    )
+    found = options(tmp_path, text, "--seed 3", name="search")
+    words = project_words(tmp_path / "hwnas.toml", command("search"), found, commands=NAMES)
+    expected = "--objective throughput --objective params --precision fp32,int8 --budget 99 --no-verify"
+    assert words == ["--supernet", "runs/a b", *expected.split()]
+    assert project_words(tmp_path / "none.toml", command("search"), {}, commands=NAMES) == []
 
 
 def test_values_are_converted_as_on_the_command_line(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`hwnas search` and `hwnas query` as they are typed: what they print, and how they end."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hwnas.cli.progress import ConsoleReporter
 from hwnas.pipeline.search import verify
 from hwnas.profile.environment import CampaignEnvironment
 from hwnas.progress import ProgressEvent
+from hwnas.runs import Run
 from hwnas.search.record import read_record
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, write_bench
@@ -148,6 +150,22 @@ def test_wrong_command_lines_are_told(
     assert out == ""
     assert message in err
     assert "Traceback" not in err
+
+
+def test_the_command_of_a_run_has_the_options_of_the_project(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hwnas.toml").write_text('[search]\nobjective = ["throughput"]\nbudget = 40\nno-verify = true\n')
+    given = ["--space", FIRST, "--no-accuracy", "--predictors", str(bench["predictors"]), "--export-top", "0"]
+    arguments = ["search", *given, "--out", "run"]
+    monkeypatch.setattr(sys, "argv", ["hwnas", *arguments])
+    assert run(arguments) == 0
+    added = ("--objective", "throughput", "--budget", "40", "--no-verify")
+    assert Run.open(Path("run")).manifest.command == ("hwnas", *arguments, *added)
+    Path("hwnas.toml").unlink()
+    assert run([*arguments[:-1], "again", *added]) == 0
+    assert read_record(Path("again")).front == read_record(Path("run")).front
 
 
 def test_a_misspelled_query_is_answered_with_what_to_type(

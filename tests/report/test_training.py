@@ -6,6 +6,7 @@ import pytest
 
 from hwnas.report.facts import facts_of
 from hwnas.report.gather import gather
+from hwnas.report.page import render
 from hwnas.report.training import MAX_POINTS
 from hwnas.report.verdict import front_size, sentence, standing
 from hwnas.search.record import read_record, write_record
@@ -26,6 +27,14 @@ def test_the_loss_of_the_supernet_is_read_from_its_training(tmp_path: Path) -> N
     assert gather(run).trainings == (curve,)
     (training / "supernet.safetensors").write_bytes(b"another training")
     assert gather(run).trainings == ()
+
+
+def test_a_missing_training_is_noted_on_the_page_and_one_that_is_there_is_not(tmp_path: Path) -> None:
+    run, note = make_run(tmp_path / "search", SMALL), "are not where the search recorded the supernet"
+    add_training(run, losses=[2.0, 1.0])
+    data = gather(run)
+    assert note not in render([data])
+    assert note in render([replace(data, trainings=())])
 
 
 def test_a_point_of_a_long_training_is_the_mean_of_several_steps(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ The search of the second level is that of RUN itself.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from hwnas.files import WriterLock, file_errors, remove_temporaries, write_atomi
 from hwnas.pipeline.search.options import DEFAULT_BUDGET, SearchOptions
 from hwnas.pipeline.search.run_folder import require_new
 from hwnas.progress import Reporter
-from hwnas.runs import LOCK, MANIFEST, Run
+from hwnas.runs import LOCK, MANIFEST, Run, command_line
 from hwnas.search.record import NETWORKS
 from hwnas.search.result import FoundNetwork, load_search
 from hwnas.search.spec import PostSearch, SearchSpec, read_spec
@@ -151,7 +150,7 @@ def create_levels(run: Path, options: SearchOptions, context: "SearchContext") -
         profiles=options.profiles and options.profiles.resolve(),
     )
     require_new(run)
-    Run.create(run / LEVELS, command=("hwnas", *sys.argv[1:]), config=kept, seeds={"seed": options.seed})
+    Run.create(run / LEVELS, command=command_line(), config=kept, seeds={"seed": options.seed})
 
 
 def read_levels(run: Path) -> SearchOptions | None:

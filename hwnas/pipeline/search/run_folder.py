@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from hwnas.errors import InputError
 from hwnas.files import WriterLock, cannot, file_errors, printable, remove_temporaries
 from hwnas.pipeline.search.context import PREDICTORS, SearchContext
 from hwnas.pipeline.search.verify import PROFILES
-from hwnas.runs import LOCK, MANIFEST, Run
+from hwnas.runs import LOCK, MANIFEST, Run, command_line
 from hwnas.search.record import NETWORKS, RECORD_FILE, read_record
 from hwnas.search.spec import read_spec
 
@@ -125,7 +124,7 @@ def _take_back(folder: Path) -> None:
 
 
 def _write(folder: Path, context: SearchContext) -> None:
-    Run.create(folder, command=("hwnas", *sys.argv[1:]), config=context.spec, seeds={"seed": context.spec.seed})
+    Run.create(folder, command=command_line(), config=context.spec, seeds={"seed": context.spec.seed})
     for item, source in zip(context.spec.predictors, context.predictor_folders, strict=True):
         # Several metrics may share a predictor that was fitted to any batch.
         shutil.copytree(source, folder / item.path, dirs_exist_ok=True)

@@ -25,7 +25,6 @@ function drawTraining() {
     hovertemplate: "step %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
   })));
   byId("training").hidden = !traces.length;
-  byId("no-training").hidden = traces.length > 0 || RUNS.every((run) => !run.hasSupernet);
   if (traces.length) Plotly.react("training-plot", traces, layoutOf({ xaxis: { title: { text: "step" } }, yaxis: { title: { text: "training loss, mean of the steps" } }, showlegend: traces.length > 1 }), PLOT_CONFIG);
 }
 
