@@ -92,6 +92,9 @@ SEARCH = {
     f"hwnas search --resume {_RUN} --budget 1000": f"hwnas search --resume {_RUN} --budget 10",
     "hwnas train --supernet RUN/networks/ID/training --recipe resnas-highres --image-size 280": LARGE,
     "hwnas train --supernet RUN/networks/ID/training --recipe finetune-small --data torch/CIFAR10": NETWORK,
+    "hwnas train --supernet runs/supernet --arch a912fe9a92a57520": (
+        "NOT RUN: the id is of one search; tests/pipeline/test_run_network.py has such ids"
+    ),
     f"hwnas report {_RUN} --watch": "NOT RUN: it ends with Ctrl-C; tests/report/live has its tests",
     f"hwnas study export {_RUN}": SAME,
     f"optuna-dashboard {_RUN}/study.optuna.log": SHELL,
