@@ -116,5 +116,5 @@ def _outside_notes(context: SearchContext, outcome: SearchOutcome) -> Iterator[s
         if mask.any():
             yield (
                 f"{name}: {int(mask.sum())} of {len(mask)} candidates, {on_front} of {len(outcome.rows)} on the front, "
-                f"lie outside what the predictor was fitted to{'' if is_own_size else measured}"
+                f"lie outside what the predictor was fitted to{'' if is_own_size or not mask.all() else measured}"
             )

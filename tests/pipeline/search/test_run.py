@@ -76,13 +76,13 @@ def test_a_supernet_that_hardly_separates_its_networks_is_noted(searched: Search
 def test_networks_of_other_images_than_the_measured_ones_are_noted_with_the_command_that_measures_them(
     bench: dict[str, Any], tmp_path: Path
 ) -> None:
-    supernet = write_supernet(tmp_path, FIRST, image_size=40)
+    supernet = write_supernet(tmp_path, FIRST, image_size=64)
     quick = FakeEnvironment().make()
     found = search_networks(
         options(bench, supernet=supernet, budget=4), out=tmp_path / "run", campaign_environment=quick
     )
     (note,) = [note for note in found.record.notes if "lie outside what the predictor was fitted to" in note]
-    assert note.endswith(f"; hwnas profile --space {FIRST} --image-size 40 measures such images")
+    assert note.endswith(f"; hwnas profile --space {FIRST} --image-size 64 measures such images")
 
 
 def test_the_tables_are_in_the_run(searched: SearchRun) -> None:
