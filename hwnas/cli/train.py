@@ -26,6 +26,7 @@ from hwnas.errors import UsageError
 from hwnas.pipeline.proposal import names_no_model
 from hwnas.pipeline.slurm import SlurmOptions, SubmittedJob, submit_training
 from hwnas.progress import format_duration
+from hwnas.runs import SUPERNET
 from hwnas.space.task_head import HEAD_KINDS, TASKS
 from hwnas.train.options import PretrainedModel, TrainOptions, check_options, default_run_folder, validate_options
 from hwnas.train.run_folder import is_started_again, require_run
@@ -352,4 +353,5 @@ def _print_trained(trained: "TrainingResult") -> None:
         print_line(f"could not be read: {', '.join(trained.bad_images)}")
     for warning in trained.warnings:  # the notes were printed before the first step
         print_line(f"note: {warning}")
-    print_footer(("hwnas", "evaluate", trained.run))
+    profile = ("hwnas", "profile", "--supernet", trained.run) if trained.weights.name == SUPERNET else ()
+    print_footer(profile, ("hwnas", "evaluate", trained.run))

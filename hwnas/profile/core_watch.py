@@ -21,7 +21,7 @@ _LOOP = 10_000
 _MAX_CORES = 8
 """Cores that are tried at most when the current one is slowed down."""
 
-_PATIENCE_S = 3.0
+_PATIENCE_S = 1.0
 """Time for which one network waits at most while all cores are slowed down; after vain waiting, the next waits less."""
 
 _PAUSE_S = 0.02

@@ -84,7 +84,7 @@ def test_it_waits_less_after_waiting_in_vain_and_longer_again_afterwards(monkeyp
             before_s = machine.paused_s
             machine.watch.settle(interrupted=False, progress=no_progress)
             waited_s.append(machine.paused_s - before_s)
-    assert waited_s == pytest.approx([3.0, 1.5, 0.0, 1.5], abs=0.03)
+    assert waited_s == pytest.approx([1.0, 0.5, 0.0, 0.5], abs=0.03)
 
 
 def test_it_waits_again_soon_on_a_machine_that_was_busy_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
