@@ -3,12 +3,13 @@
     python -m benchmarks.mini_spaces --data FOLDER [--spaces a,b] [--minutes 2] [--max-images 4000] [--save]
     python -m benchmarks.mini_spaces --data FOLDER --set strategy.name=sandwich
 
-The epochs of a training are those that take `--minutes` of CPU time, by a few timed steps, so that spaces with larger
+The epochs of a training are those that take `--minutes` of CPU time, by those of few images, so that spaces with larger
 networks train for fewer epochs. Accuracies are on held-out images, with inherited weights. Each finished training is
 written to `--state`, and another call with the same settings reads it there; one that was interrupted is resumed.
 """
 
 import argparse
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from hwnas.train.options import TrainConfig, TrainOptions
 from hwnas.train.trainer import TrainerConfig
 
 ONE_THREAD = TrainerConfig(threads=1)
+_FEW_IMAGES = 1000
 HEADER: Line = (
     "space",
     "parameters, M",
@@ -49,7 +51,7 @@ class Trial:
         if (self.folder / MANIFEST).exists():
             spent, trained = "-", train_model(TrainOptions(), out=self.folder, resume=True, trainer_config=ONE_THREAD)
         else:
-            options = replace(self.options, epochs=self._epochs())
+            options = replace(self.options, epochs=epochs_in(self.options, 60 * self.minutes))
             began = time.process_time()
             trained = train_model(options, out=self.folder, trainer_config=ONE_THREAD)
             spent = f"{(time.process_time() - began) / (options.epochs or 1):.0f}"
@@ -57,12 +59,16 @@ class Trial:
         accuracies = [f"{100 * trained.accuracies[name]:.1f}" for name in ("smallest", "largest")]
         return (space, *_ranges(space), str(epochs), spent, *accuracies)
 
-    def _epochs(self) -> int:
-        """Return the epochs that take the CPU time, by that of a few steps."""
+
+def epochs_in(options: TrainOptions, cpu_s: float) -> int:
+    """Return the epochs of a training that take a CPU time, by that of an epoch of few images."""
+    estimate = estimate_training(replace(options, epochs=1), trainer_config=ONE_THREAD)
+    with tempfile.TemporaryDirectory() as folder:
+        few = replace(options, epochs=1, max_images=_FEW_IMAGES, heldout=_FEW_IMAGES // 10)
         began = time.process_time()
-        estimate = estimate_training(replace(self.options, epochs=1), trainer_config=ONE_THREAD)
-        step = (time.process_time() - began) / 4
-        return max(1, round(60 * self.minutes / step / estimate.steps_per_epoch))
+        trained = train_model(few, out=Path(folder) / "run", trainer_config=ONE_THREAD)
+        step_s = (time.process_time() - began) / trained.steps
+    return max(1, round(cpu_s / step_s / estimate.steps_per_epoch))
 
 
 def _ranges(name: str) -> tuple[str, str]:
