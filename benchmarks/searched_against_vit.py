@@ -43,7 +43,7 @@ HEADER: Line = ("network", "parameters, M", "latency, ms", "epochs", "CPU min of
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared, and the folder of its steps."""
+    """Trainings and search to compare, and the folder of their steps."""
 
     data: str
     space: str

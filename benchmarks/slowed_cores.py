@@ -1,4 +1,4 @@
-"""What leaving out runs on slowed cores does to a profile: its noise floor with and without them, from the same rows.
+"""Noise floors of profiles with and without runs on slowed cores, from the same rows.
 
     hwnas profile --space autoformer-micro --device cpu --samples 24 --pairs 16 --out PROFILES
     python -m benchmarks.slowed_cores PROFILES/DEVICE/NAME... [--save]

@@ -138,7 +138,7 @@ class CoreWatch:
 
 
 def _cores_of_one_socket() -> tuple[int, ...]:
-    """The cores of this process on the socket of the first: memory of another socket is further away."""
+    """The cores of this process on the socket with most of them: memory of another socket is further away."""
     if not hasattr(os, "sched_getaffinity"):
         return ()
     sockets: dict[str, list[int]] = {}

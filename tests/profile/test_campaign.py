@@ -355,9 +355,9 @@ class Slow(FakeWorker):
 with Store(Path(sys.argv[1]), manifest=manifest(), session=SESSION) as store:
     start = lambda: Slow(process_id=f"{sys.argv[2]}-{time.monotonic_ns()}")
     campaign = Campaign({1: store}, Crew([WorkerPair(start)]), pairs=12, seed=5)
-    told = lambda state: print(*state.network.split()[-1:], flush=True)
+    report = lambda state: print(*state.network.split()[-1:], flush=True)
     print("ready", flush=True)
-    campaign.run(TASKS, listener=told)
+    campaign.run(TASKS, listener=report)
 """
 
 
