@@ -8,8 +8,11 @@ can be deleted at any time, and what is damaged is made again.
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +30,8 @@ _FOLDER = "references"
 _RECORD = "graph.json"
 _MAX_KEPT = 16
 """Graphs that are kept, of some ten megabytes each."""
+_ABANDONED_S = 3600.0
+"""Age of a hidden folder that is removed: the process that made a graph in it was killed."""
 _MAX_BATCH = 64
 """Larger batches are made again: their images are kept with the graph, about half a megabyte each."""
 
@@ -66,6 +71,8 @@ def _kept(folder: Path) -> GraphFiles | None:
         whole = all(file_sha256(Path(getattr(named, name))) == getattr(files, name) for name in names)
     except (HwnasError, OSError):
         return None
+    with suppress(OSError):  # a cache that others own, or that is read-only
+        os.utime(folder)  # the time of its last use, by which graphs are removed
     return named if whole else None
 
 
@@ -86,7 +93,7 @@ def _keep(folder: Path, subject: Subject, setting: Setting, *, seed: int) -> Gra
                 return kept
             shutil.rmtree(folder, ignore_errors=True)
             place.rename(folder)
-    _remove_oldest(folder.parent)
+    _remove_old(folder.parent)
     return _in_folder(folder, made.files)
 
 
@@ -99,9 +106,12 @@ def _in_folder(folder: Path, files: GraphFiles) -> GraphFiles:
     )
 
 
-def _remove_oldest(folder: Path) -> None:
-    kept = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_time_of)
-    for path in kept[:-_MAX_KEPT]:
+def _remove_old(folder: Path) -> None:
+    """Remove the graphs that were not used for longest, and what killed processes left."""
+    paths = list(folder.iterdir())
+    hidden = [path for path in paths if path.name.startswith(".") and time.time() - _time_of(path) > _ABANDONED_S]
+    kept = sorted((path for path in paths if not path.name.startswith(".")), key=_time_of)
+    for path in (*hidden, *kept[:-_MAX_KEPT]):
         shutil.rmtree(path, ignore_errors=True)
 
 

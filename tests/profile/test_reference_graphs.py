@@ -1,6 +1,8 @@
 """Graphs of the reference network in the cache."""
 
 import hashlib
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,12 +101,35 @@ def test_large_batches_are_not_kept(made: list[Setting]) -> None:
     assert made == []
 
 
-def test_the_oldest_are_removed(made: list[Setting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_used_for_longest_is_removed(
+    made: list[Setting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reference_graphs, "_MAX_KEPT", 2)
-    for batch in (1, 2, 3, 4):
-        reference_graph(REFERENCE, replace(SETTING, deployment=replace(SETTING.deployment, batch=batch)), seed=0)
+    settings = [replace(SETTING, deployment=replace(SETTING.deployment, batch=batch)) for batch in (1, 2, 3)]
+    for age, setting in zip((200, 100), settings, strict=False):
+        files = reference_graph(REFERENCE, setting, seed=0)
+        assert files is not None
+        aged(Path(files.graph).parent, seconds=age)
+    for setting in (settings[0], settings[2], settings[0]):  # a use of the first one, then a new one
+        assert reference_graph(REFERENCE, setting, seed=0) is not None
+    assert made == settings
     assert len(list((tmp_path / "references").iterdir())) == 2
-    assert len(made) == 4
+    reference_graph(REFERENCE, settings[1], seed=0)
+    assert made == [*settings, settings[1]]
+
+
+def test_what_killed_processes_left_is_removed_after_an_hour(made: list[Setting], tmp_path: Path) -> None:
+    for name, seconds in ((".killed", 4000), (".at-work", 1000)):
+        (tmp_path / "references" / name / "graph").mkdir(parents=True)
+        aged(tmp_path / "references" / name, seconds=seconds)
+    reference_graph(REFERENCE, SETTING, seed=0)
+    left = {path.name for path in (tmp_path / "references").iterdir()}
+    assert (".killed" in left, ".at-work" in left, len(left)) == (False, True, 2)
+
+
+def aged(folder: Path, *, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(folder, (then, then))
 
 
 def test_without_a_cache_there_are_no_files(
