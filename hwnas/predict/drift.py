@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.predict.arrays import ContiguousArrays, Numbers
 from hwnas.predict.folds import Fold
@@ -46,6 +47,8 @@ def find_drift(times: Numbers, residual: Numbers) -> Drift:
 
     The width is that of the least leave-one-out error. There is no drift if rows close in time do not predict a row.
     """
+    if not len(times):
+        return Drift.none()
     order = np.argsort(times, kind="stable")
     times, residual = np.asarray(times, dtype=np.float64)[order], np.asarray(residual, dtype=np.float64)[order]
     # Outliers are clipped at four robust standard deviations (1.4826 times the median absolute deviation).
@@ -61,7 +64,14 @@ def find_drift(times: Numbers, residual: Numbers) -> Drift:
     return Drift(times=times, logs=logs, width=width * step)
 
 
-def without_drift(target: Numbers, predicted: Numbers, *, times: Numbers, folds: Sequence[Fold]) -> Numbers | None:
+def without_drift(
+    target: Numbers,
+    predicted: Numbers,
+    *,
+    times: Numbers,
+    folds: Sequence[Fold],
+    undisturbed: NDArray[np.bool_] | None = None,
+) -> Numbers | None:
     """Return the target corrected for drift, or None if there is none.
 
     Args:
@@ -69,13 +79,16 @@ def without_drift(target: Numbers, predicted: Numbers, *, times: Numbers, folds:
         predicted: Held-out predictions of the rows by a model without drift.
         times: Time of each row.
         folds: The folds; the drift at a row is estimated from rows of other folds only.
+        undisturbed: Rows that the drift is estimated from; None, or if there is none: all.
     """
     logs = np.log(target / predicted)
-    if find_drift(times, logs).width is None:
+    counted = np.ones(len(target), dtype=np.bool_) if undisturbed is None or not undisturbed.any() else undisturbed
+    if find_drift(times[counted], logs[counted]).width is None:
         return None
     factor = np.ones(len(target))
     for fold in folds:
-        factor[fold.held_out] = find_drift(times[fold.fit], logs[fold.fit]).factor(times[fold.held_out])
+        rows = fold.fit[counted[fold.fit]]
+        factor[fold.held_out] = find_drift(times[rows], logs[rows]).factor(times[fold.held_out])
     return target / factor
 
 

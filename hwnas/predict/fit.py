@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.errors import InputError
 from hwnas.metrics import Metric
@@ -70,6 +71,8 @@ class Observations:
     """Labels of rows that are held out together; None: rows of identical networks are."""
     times: Numbers | None = None
     """Time of each measurement in seconds, if known; used to detect drift."""
+    undisturbed: NDArray[np.bool_] | None = None
+    """Rows with enough runs on cores that were not slowed down, which drift is estimated from; None: all."""
     repeated: Sequence[tuple[int, int]] = ()
     """Rows of the first and second measurement of networks that were measured twice."""
     families: Sequence[str] = ()
@@ -254,7 +257,13 @@ def _validate(
     if observed.times is None:
         return observed, held_out
     first = held_out.by_model[held_out.choice()][0]
-    steady = without_drift(observed.target, first, times=observed.times, folds=held_out.folds[0])
+    steady = without_drift(
+        observed.target,
+        first,
+        times=observed.times,
+        folds=held_out.folds[0],
+        undisturbed=observed.undisturbed,
+    )
     largest = 0.0 if steady is None else float(np.abs(observed.target / steady - 1).max())
     if steady is None or largest < _SMALLEST_DRIFT:
         return observed, held_out

@@ -11,6 +11,7 @@ from hwnas.frames import Columns
 from hwnas.metrics import TIMED_METRICS
 from hwnas.profile.statistics import (
     MIN_NETWORKS,
+    MIN_RUNS,
     NoiseFloor,
     ReferenceDrift,
     ReferenceTimes,
@@ -28,6 +29,7 @@ from hwnas.profile.statistics import (
     stability_verdict,
     throttle_reasons,
     throughput,
+    valid_runs,
 )
 from hwnas.records import DeviceState, Measurement, Profile, Samples, Subject
 
@@ -59,6 +61,8 @@ class MeasurementSummary:
     """Images per second, undisturbed."""
     memory_mb: float | None
     energy_j: float | None
+    has_enough_runs: bool
+    """Network and reference have enough valid runs; if not, runs on a core that was slowed down count as well."""
     verdict: Verdict
 
 
@@ -266,8 +270,13 @@ def _summarize(row: Measurement, samples: Samples, reference: Samples, *, refere
         throughput=throughput(latency, batch=row.setting.batch),
         memory_mb=row.memory_mb,
         energy_j=row.energy_j,
+        has_enough_runs=_has_enough_runs(samples) and _has_enough_runs(reference),
         verdict=_verdict(row, samples, reference),
     )
+
+
+def _has_enough_runs(samples: Samples) -> bool:
+    return len(valid_runs(samples)) >= MIN_RUNS
 
 
 def _verdict(row: Measurement, samples: Samples, reference: Samples) -> Verdict:
@@ -307,7 +316,9 @@ class _Assessment:
     """Reason and message of the last failure by network_id."""
     references: ReferenceTimes = field(default_factory=ReferenceTimes)
     reference_ns: list[tuple[str, str, float]] = field(default_factory=list)
-    """Time of the start, GPU or host, and time of the reference network, by measurement."""
+    """Time of the start, GPU or host, and time of the reference network, by measurement with enough of its runs."""
+    disturbed_ns: list[tuple[str, str, float]] = field(default_factory=list)
+    """The same of the other measurements, whose runs were slowed down."""
     gpus: set[str] = field(default_factory=set)
     hosts: set[str] = field(default_factory=set)
     first: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -340,7 +351,8 @@ class _Assessment:
     def _add_samples(self, row: Measurement, samples: Samples, reference: Samples) -> None:
         network_id = row.subject.network_id
         self.references.add(reference)
-        self.reference_ns.append((row.started_utc, row.gpu or row.host or "", quantile_ns(reference)))
+        times_ns = self.reference_ns if _has_enough_runs(reference) else self.disturbed_ns
+        times_ns.append((row.started_utc, row.gpu or row.host or "", quantile_ns(reference)))
         self.gpus |= {gpu for gpu in (row.gpu,) if gpu}
         self.hosts |= {host for host in (row.host,) if host}
         ratio = latency_ratio(samples, reference)
@@ -367,7 +379,7 @@ class _Assessment:
         scale = reference_ms or 1.0
         return ProfileQuality(
             num_networks=len(self.counts),
-            num_measurements=len(times_ns),
+            num_measurements=sum(self.counts.values()),
             num_repeated=len(self.pairs),
             failures=_count_reasons(failures),
             num_unstable=len(self.unstable),
@@ -394,10 +406,11 @@ class _Assessment:
         Otherwise a GPU that joins or leaves a campaign would be a drift.
         """
         by_gpu: dict[str, list[float]] = {}
-        for _, gpu, time_ns in self.reference_ns:
+        rows = self.reference_ns or self.disturbed_ns
+        for _, gpu, time_ns in rows:
             by_gpu.setdefault(gpu, []).append(time_ns)
         levels = {gpu: float(np.median(times)) if len(by_gpu) > 1 else 1.0 for gpu, times in by_gpu.items()}
-        return [time_ns / levels[gpu] for _, gpu, time_ns in sorted(self.reference_ns, key=lambda entry: entry[0])]
+        return [time_ns / levels[gpu] for _, gpu, time_ns in sorted(rows, key=lambda entry: entry[0])]
 
 
 def _enqueue_message(row: Measurement, samples: Samples) -> str:

@@ -40,5 +40,19 @@ def test_far_from_all_rows_there_is_no_drift() -> None:
     assert drift.factor(np.array([500.0]))[0] == 1
 
 
+def test_rows_on_slowed_cores_are_no_drift() -> None:
+    features, times = networks(150), np.arange(150.0)
+    truth, slowed = true_times(features), (times >= 40) & (times < 115)
+    target = truth * np.exp(0.01 * np.random.default_rng(0).normal(size=150)) * np.where(slowed, 1.6, 1)
+    folds = make_folds(150, num_folds=5, seed=0)
+    steady = without_drift(target, truth, times=times, folds=folds)
+    assert steady is not None
+    assert np.abs(target / steady - 1).max() > 0.2
+    assert without_drift(target, truth, times=times, folds=folds, undisturbed=~slowed) is None
+    everywhere = without_drift(target, truth, times=times, folds=folds, undisturbed=np.zeros(150, dtype=np.bool_))
+    np.testing.assert_array_equal(everywhere, steady)
+
+
 def test_equal_times_tell_nothing() -> None:
     assert find_drift(np.zeros(9), np.linspace(0, 1, 9)).width is None
+    assert find_drift(np.zeros(0), np.zeros(0)).width is None

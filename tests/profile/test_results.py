@@ -7,7 +7,7 @@ import pytest
 from hwnas.errors import CheckFailedError
 from hwnas.profile.results import assess_measurements, assess_profile, require_stable, summarize_measurements
 from hwnas.records import DeviceState, Measurement, Profile, Samples
-from tests.records.rows import MANIFEST, changed, failed, row
+from tests.records.rows import MANIFEST, changed, failed, row, samples
 
 
 def profile(*rows: Measurement) -> Profile:
@@ -71,6 +71,20 @@ def test_drift_follows_time_and_not_the_order_of_rows() -> None:
     quality = assess_profile(profile(*rows[::-1]))
     assert quality.drift is not None
     assert quality.drift.change == pytest.approx(1.14 / 1.02 - 1, rel=1e-3)
+
+
+def test_drift_is_that_of_rows_with_enough_runs_on_a_quick_core() -> None:
+    loops = replace(samples(1_500_000), loop_ns=(1_500,) * 24, quickest_loop_ns=1_000)
+    slowed = [replace(row(number), reference=loops) for number in (6, 7, 8)]
+    rows = [row(number, reference_ns=1_000_000 + 20_000 * number) for number in range(6)]
+    quality, alone = assess_profile(profile(*rows, *slowed)), assess_profile(profile(*rows))
+    assert quality.drift == alone.drift
+    assert (quality.num_measurements, quality.num_networks) == (9, 9)
+    summaries = summarize_measurements(profile(*rows, *slowed))
+    assert [item.has_enough_runs for item in summaries] == [True] * 6 + [False] * 3
+    nowhere = assess_profile(profile(*slowed))
+    assert nowhere.drift is not None
+    assert nowhere.drift.change == 0
 
 
 def test_throttling_is_listed_and_harmless_reasons_are_not() -> None:

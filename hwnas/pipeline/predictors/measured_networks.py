@@ -59,6 +59,8 @@ class MeasuredNetworks:
     """Noise floors of the metrics for which enough networks were measured twice."""
     times: Numbers | None = None
     """Time of each measurement in seconds; None if unknown."""
+    undisturbed: NDArray[np.bool_] | None = None
+    """Rows with enough runs on cores that were not slowed down; None: all."""
     subjects: tuple[Subject, ...] = ()
     """Network of each row; empty for a table, which only names its models."""
     processes: tuple[str, ...] = ()
@@ -113,6 +115,7 @@ class MeasuredNetworks:
             batches=self.batches[rows],
             values={name: values[rows] for name, values in self.values.items()},
             times=None if self.times is None else self.times[rows],
+            undisturbed=None if self.undisturbed is None else self.undisturbed[rows],
             subjects=tuple(self.subjects[row] for row in rows) if self.subjects else (),
             processes=tuple(self.processes[row] for row in rows) if self.processes else (),
             families=tuple(self.families[row] for row in rows) if self.families else (),
@@ -133,6 +136,7 @@ class MeasuredNetworks:
             sources=self.sources,
             noise_floor=self.noise_floors.get(metric),
             times=part.times,
+            undisturbed=part.undisturbed,
             repeated=_repeated_rows(part),
             families=part.families if self.space is None else (),
             kinds=tuple(sorted(set(part.space_names))),
@@ -173,6 +177,7 @@ def measured_profile(entry: ProfileEntry, *, num_networks: int | None = None) ->
         },
         noise_floors=noise_floors,
         times=np.array(list(map(_time, rows))),
+        undisturbed=np.array([summary.has_enough_runs for summary in summaries], dtype=np.bool_),
         subjects=tuple(subjects),
         processes=tuple(row.process_id for row in rows),
         families=tuple(map(_family, subjects)),
@@ -290,6 +295,7 @@ def pool_profiles(parts: Sequence[MeasuredNetworks], *, name: str) -> MeasuredNe
             if all(metric in part.noise_floors for part in parts)
         },
         times=None,
+        undisturbed=None,
         subjects=tuple(subject for part in parts for subject in part.subjects) if has_subjects else (),
         processes=tuple(process for part in parts for process in part.processes) if has_subjects else (),
         families=tuple(family for part in parts for family in part.families),

@@ -29,6 +29,7 @@ from hwnas.predict.models.analytic import Analytic
 from hwnas.predict.predictor import Source
 from hwnas.profile.lookup import profile_entries, table_entries
 from hwnas.progress import MessageRecorder
+from hwnas.records.profile import MEASUREMENTS
 from tests.pipeline.device_tables import write_tables
 from tests.pipeline.measured_profiles import DEVICE, NOISE, fast_fits, make_profile, subjects_of, true_ms
 
@@ -229,6 +230,18 @@ def test_only_the_networks_that_are_needed_are_kept_of_a_profile(tmp_path: Path)
     expected, first = (_first(select_space(networks, SPACE), 5) for networks in (whole, part))
     assert first.subjects == expected.subjects
     np.testing.assert_array_equal(first.values["latency_ms"], expected.values["latency_ms"])
+
+
+def test_rows_that_were_measured_on_slowed_cores_are_marked(tmp_path: Path) -> None:
+    folder = make_profile(tmp_path / "profiles", count=12)
+    rows = [json.loads(line) for line in (folder / MEASUREMENTS).read_text().splitlines()]
+    slowed = rows[1]["samples"]
+    slowed |= {"loop_ns": [1_500] * len(slowed["wall_ns"]), "quickest_loop_ns": 1_000}
+    (folder / MEASUREMENTS).write_text("".join(f"{json.dumps(made)}\n" for made in rows))
+    (entry,) = profile_entries(((tmp_path / "profiles", "own"),))
+    undisturbed = measured_profile(entry).observations("latency_ms").undisturbed
+    assert undisturbed is not None
+    assert np.flatnonzero(~undisturbed).tolist() == [1]
 
 
 def test_sources_of_another_runtime_or_kind_of_device_are_told_apart(tmp_path: Path) -> None:
