@@ -19,6 +19,7 @@ from hwnas.cli.options import (
 )
 from hwnas.cli.output import print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
+from hwnas.cli.project import project_run
 from hwnas.errors import UsageError
 from hwnas.export.calibration import CALIBRATION_METHODS
 from hwnas.export.tensorrt import TIMING_CACHE_USES
@@ -59,7 +60,7 @@ _SHOWN_LAYERS = 3
 
 
 @click.command("export")
-@click.argument("space", metavar="SPACE|RUN|PLAN")
+@click.argument("space", metavar="[SPACE|RUN|PLAN]", required=False)
 @click.argument("arch", required=False)
 @click.option("--arch", "named", metavar="ARCH", help="The network, instead of the argument ARCH.")
 @click.option(
@@ -139,7 +140,7 @@ _SHOWN_LAYERS = 3
 @click.pass_context
 def export_network(
     context: click.Context,
-    space: str,
+    space: str | None,
     arch: str | None,
     *,
     named: str | None,
@@ -170,7 +171,7 @@ def export_network(
     ARCH is the name of a published network, min, max, random:SEED, a JSON file or inline JSON. With a RUN of hwnas
     search or hwnas train it may be the id of a network of the run, or its first digits (at least four), which is
     exported with its weights and a file that describes it, for hwnas train --arch. Leave ARCH out if --weights is a
-    file of a single network.
+    file of a single network. Without arguments, RUN is the search of hwnas.toml.
 
     With a PLAN of hwnas profile --plan-only, each network of the plan is exported in the plan's precision and batches,
     and engines of TensorRT for RTX are built for its device, which may be elsewhere. In 8 bits, --data has the images
@@ -197,6 +198,7 @@ def export_network(
     hwnas; README.md in it says how. A network that timm has no class for comes with its own PyTorch code in one file.
     hwnas push uploads such a folder.
     """
+    space = str(project_run("a space, run or plan")) if space is None else space
     if out is None:
         if names_run(space) and (arch, named, pick, weights) == (None,) * 4:
             require_name(Path(space), None)

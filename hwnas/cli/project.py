@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 
+from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import PathText
 from hwnas.config import shown
 from hwnas.devices import resolve
-from hwnas.errors import HwnasError, InputError, unknown
+from hwnas.errors import HwnasError, InputError, UsageError, unknown
 from hwnas.files import read_text
 from hwnas.runs import Run
 
@@ -181,6 +182,27 @@ def project_supernet(space: str) -> str | None:
     tables = click.get_current_context().meta.get(_TABLES, {})
     supernet = tables.get("search", {}).get("supernet")
     return supernet if _space_of(supernet, tables) == space else None
+
+
+def project_run(what: str = "the run of a search") -> Path:
+    """Return the run of the project's search, for a command that names none, and say so.
+
+    Args:
+        what: The argument that is missing, for the error.
+
+    Raises:
+        UsageError: There is no file, or its search has no `out`.
+    """
+    context = click.get_current_context()
+    run = context.meta.get(_TABLES, {}).get("search", {}).get("out")
+    if not isinstance(run, str):
+        message = f"{what} must be given, or be out in [search] of {FILE} in this folder"
+        got = f"no [search] out in {FILE}" if FILE.is_file() else f"no argument, and no {FILE}"
+        raise UsageError(message, got=got, hint=f"{context.command_path} runs/NAME")
+    log = context.find_object(CommandLog)
+    if log is not None and not log.quiet:
+        click.echo(f"{FILE}: {run}", err=True)
+    return Path(run)
 
 
 def _is_given(option: tuple[str, ...], table: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> bool:

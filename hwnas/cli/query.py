@@ -8,6 +8,7 @@ import click
 
 from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
+from hwnas.cli.project import project_run
 from hwnas.metrics import QUALITIES, parse_metric
 from hwnas.pipeline.search.query import MissedConstraint, QueryResult
 from hwnas.pipeline.search.query import query as query_search
@@ -16,7 +17,7 @@ from hwnas.search.record import ReferenceNetwork
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=PATH, required=False)
 @click.option(
     "--objective",
     "objectives",
@@ -42,7 +43,7 @@ from hwnas.search.record import ReferenceNetwork
 @predictors_option
 @json_option
 def query(
-    run: Path,
+    run: Path | None,
     *,
     objectives: tuple[str, ...],
     constraints: tuple[str, ...],
@@ -57,8 +58,10 @@ def query(
 
     Print the front of all networks that the search in RUN evaluated, for other objectives, other constraints or another
     device. Nothing is searched or evaluated again. Constraints are checked on the measured value of a network, and on
-    the predicted one if it was not measured; if no network meets them, the closest are named.
+    the predicted one if it was not measured; if no network meets them, the closest are named. Without RUN, it is the
+    search of hwnas.toml.
     """
+    run = project_run() if run is None else run
     found = query_search(
         run,
         objectives=objectives,

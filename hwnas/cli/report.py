@@ -9,13 +9,14 @@ import click
 from hwnas.cli.options import PATH, PORT, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
+from hwnas.cli.project import project_run
 from hwnas.errors import UsageError
 from hwnas.pipeline.report import Report, RunSummary, write_report
 from hwnas.report.live.server import LOOPBACK, LiveServer
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
+@click.argument("runs", nargs=-1, metavar="[RUN...]", type=PATH)
 @click.option("--out", type=PATH, help="Folder to write to, instead of the first RUN.")
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @click.option("--watch", is_flag=True, help="Serve a page that follows RUNs while they are written, until Ctrl-C.")
@@ -38,9 +39,11 @@ def report(
     """Write the report of a search: page, tables, figures.
 
     The page works offline. Several RUNs are compared on one page. An unfinished search is reported as far as it got.
+    Without RUN, it is the search of hwnas.toml.
     With --watch nothing is written: a page on this machine follows searches, trainings and profiles while they run.
     """
     _require_effect(context, watch=watch)
+    runs = runs or (project_run(),)
     if watch:
         _watch(runs, host=host, port=port, show=show, as_json=as_json)
         return

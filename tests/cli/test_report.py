@@ -75,9 +75,33 @@ def test_what_is_no_search_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert "got     no file study.sqlite" in err
 
 
-def test_a_run_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert hwnas(["report"]) == 2
-    assert "missing argument 'RUN...'" in capsys.readouterr().err
+@pytest.mark.parametrize("command", ["report", "query", "export"])
+def test_a_run_must_be_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hwnas([command]) == 2
+    err = capsys.readouterr().err
+    assert "must be given, or be out in [search] of hwnas.toml in this folder" in err
+    assert f"  try     hwnas {command} runs/NAME" in err
+    Path("hwnas.toml").write_text("[search]\nbudget = 8\n")
+    assert hwnas([command]) == 2
+    assert "no [search] out in hwnas.toml" in capsys.readouterr().err
+
+
+def test_the_run_of_a_project_need_not_be_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hwnas.toml").write_text(f'[search]\nout = "{run}"\n')
+    assert hwnas(["report", "--out", "page"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"hwnas.toml: {run}\n")
+    assert captured.out.splitlines()[2] == "page/report.html"
+    assert hwnas(["-q", "query"]) == 1  # the example has no predictors
+    assert capsys.readouterr().err.startswith(f"error: {run}/predictors/")
+    assert hwnas(["-q", "export"]) == 1
+    assert f"error: the network of {run} must be named" in capsys.readouterr().err
 
 
 def test_watch_prints_the_address_and_serves(
