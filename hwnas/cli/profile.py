@@ -1,6 +1,8 @@
 """`hwnas profile`: measure networks on a device, and print the quality of the measurements."""
 
 import shlex
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -224,7 +226,8 @@ def profile(
         _print_planned(write_plan(replace(options, out=Path(PROFILES)), options.out), as_json=as_json)
         return
     if fleet is not None:
-        _profile_fleet(fleet, replace(options, precision=precisions[0]), retry=retry, strict=strict, as_json=as_json)
+        fleet_options = replace(options, precision=precisions[0])
+        _profile_fleet(context, fleet, fleet_options, retry=retry, strict=strict, as_json=as_json)
         return
     limit_s = None if limit_minutes is None else 60 * limit_minutes
     place: tuple[str, ...] = () if gpus is None else ("--gpus", gpus)
@@ -252,8 +255,7 @@ def profile(
             if plan is not None:
                 folder = () if out is None else ("--out", str(out))
                 command = ("hwnas", "profile", "--plan", str(plan), *folder, *place)
-            message = f"everything measured is kept\n  try     {shlex.join(command)}"
-            raise Interrupted(message, number=signal_number(stopped)) from stopped
+            raise _interrupted(context, stopped, command) from stopped
     more_pairs = replace(options, pairs=min(_MORE_PAIRS * options.pairs, MAX_PAIRS))
     again = () if plan is not None else (*_command(more_pairs, precisions), *place, "--new")
     _print_measured(measured, folder=out, again=again, as_json=as_json)
@@ -283,7 +285,18 @@ def _require_one_place(context: click.Context, *, on: str | None, fleet: Path | 
         raise UsageError(f"{place} excludes these options", got=" ".join(given), hint="leave them out")
 
 
-def _profile_fleet(path: Path, options: CampaignOptions, *, retry: bool, strict: bool, as_json: bool) -> None:
+def _interrupted(context: click.Context, stopped: KeyboardInterrupt, command: Sequence[str]) -> Interrupted:
+    """Say what is kept, and how to go on: as the command was typed where hwnas.toml gives it options."""
+    sources = {context.get_parameter_source(name) for name in context.params}
+    if click.core.ParameterSource.DEFAULT_MAP in sources:
+        command = ["hwnas", *(word for word in sys.argv[1:] if word not in ("--new", "--retry"))]
+    message = f"everything measured is kept\n  try     {shlex.join(command)}"
+    return Interrupted(message, number=signal_number(stopped))
+
+
+def _profile_fleet(
+    context: click.Context, path: Path, options: CampaignOptions, *, retry: bool, strict: bool, as_json: bool
+) -> None:
     """Measure on a fleet, and print who did what and the quality of the profiles."""
     fleet = load_fleet(path)
     with console_reporter() as reporter:
@@ -292,10 +305,7 @@ def _profile_fleet(path: Path, options: CampaignOptions, *, retry: bool, strict:
         except KeyboardInterrupt as stopped:
             words = [*options.command(), "--fleet", str(path)]
             index = words.index("--device")
-            command = shlex.join([*words[:index], *words[index + 2 :]])
-            raise Interrupted(
-                f"everything measured is kept\n  try     {command}", number=signal_number(stopped)
-            ) from stopped
+            raise _interrupted(context, stopped, [*words[:index], *words[index + 2 :]]) from stopped
     if as_json:
         print_json({"hosts": result.rows, "campaigns": [_measured_values(item) for item in result.campaigns]})
     else:

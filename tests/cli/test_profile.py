@@ -247,9 +247,8 @@ def test_a_wrong_command_line_ends_with_2(command_line: CommandLine, arguments: 
     assert message in command_line.err
 
 
-def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
-    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt_fourth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the fourth measurement be interrupted."""
     real = FakeWorker.measure
     calls: list[MeasurementTask] = []
 
@@ -260,6 +259,12 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
         return real(self, task, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FakeWorker, "measure", measure)
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_fourth(monkeypatch)
     assert command_line(*SMALL, "--samples", "5", "--limit-minutes", "7.5") == 130
     message, hint = command_line.err.splitlines()[-2:]
     assert message == "interrupted: everything measured is kept"
@@ -268,6 +273,21 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(
     assert hint == f"  try     hwnas {again}"
     assert command_line(*again.split()) == 0
     assert "7 measured" in command_line.out
+    assert "3 measured before" in command_line.out
+
+
+def test_an_interrupted_campaign_of_a_project_goes_on_with_the_command_that_was_typed(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = 'space = "autoformer-micro"\ndevice = "cpu"\nruntime = "onnxruntime"\nsamples = 4\n'
+    Path("hwnas.toml").write_text(f"[profile]\n{table}reference-networks = false\n")
+    interrupt_fourth(monkeypatch)
+    typed = ["profile", "--samples", "5", "--new"]
+    monkeypatch.setattr("sys.argv", ["hwnas", *typed])
+    assert command_line(*typed) == 130
+    *_, hint = command_line.err.splitlines()
+    assert hint == "  try     hwnas profile --samples 5"
+    assert command_line(*hint.split()[2:]) == 0
     assert "3 measured before" in command_line.out
 
 
