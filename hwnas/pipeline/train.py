@@ -311,7 +311,7 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
         message = f"{str(stopped) or 'the run is kept'}\n  try     {command}"
         epochs = finished_epochs(folder)
         if epochs is not None and not has_weights(folder):
-            message += f"\n  try     {command} --epochs {epochs}   # ends it now, with the weights that it has"
+            message += f"\n  or, to end it now with the weights that it has:\n  try     {command} --epochs {epochs}"
         raise Interrupted(message, number=signal_number(stopped)) from stopped
 
 

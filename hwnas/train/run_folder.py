@@ -59,13 +59,14 @@ def require_weights(run: Path) -> None:
         return
     if "recipe" not in Run.open(run).manifest.config:
         return
-    hint = f"hwnas train --out {shlex.quote(str(run))} --resume"
+    got, hint = "a training that is not complete", f"hwnas train --out {shlex.quote(str(run))} --resume"
     from hwnas.train.checkpoint import finished_epochs  # it loads torch
 
     epochs = finished_epochs(run)
     if epochs is not None:
-        hint += f" --epochs {epochs}   # ends it now; without --epochs it goes on"
-    raise InputError(f"{run} must hold trained weights", got="a training that is not complete", hint=hint)
+        got += f"; --epochs {epochs} ends it now, without --epochs it goes on"
+        hint += f" --epochs {epochs}"
+    raise InputError(f"{run} must hold trained weights", got=got, hint=hint)
 
 
 def weights_file(path: Path) -> Path:

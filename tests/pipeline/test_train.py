@@ -125,9 +125,10 @@ def interrupted(out: Path, *, step: int) -> str:
 
 def test_an_interrupted_training_is_ended_with_what_it_has(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
-    resume, end = f"hwnas train --out {out} --resume", f"hwnas train --out {out} --resume --epochs 1   # ends it now"
+    resume, end = f"hwnas train --out {out} --resume", f"hwnas train --out {out} --resume --epochs 1"
     said = interrupted(out, step=3).splitlines()
-    assert [line.removeprefix("  try     ") for line in said[1:]] == [resume, f"{end}, with the weights that it has"]
+    ways = [resume, "  or, to end it now with the weights that it has:", end]
+    assert [line.removeprefix("  try     ") for line in said[1:]] == ways
     for use in (
         lambda: evaluate(out, ["min"]),
         lambda: network_of_run(out, "max"),
@@ -135,7 +136,8 @@ def test_an_interrupted_training_is_ended_with_what_it_has(run: Path, tmp_path: 
     ):
         with pytest.raises(InputError, match="must hold trained weights") as caught:
             use()
-        assert str(caught.value.hint).startswith(end)
+        assert caught.value.hint == end
+        assert str(caught.value.got).endswith("; --epochs 1 ends it now, without --epochs it goes on")
     with pytest.raises(InputError, match="must hold trained weights"):
         trained(replace(SMALL, space=None, supernet=out), tmp_path / "next")
     recorder = MessageRecorder()
