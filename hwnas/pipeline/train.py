@@ -81,6 +81,8 @@ from hwnas.train.tasks import (
 )
 from hwnas.train.trainer import BatchSource, EvaluateModel, Trainer, TrainerConfig
 
+_OLDER_WEIGHTS = "the weights in the run are those that the training ended with before"
+
 _LONG_S = 24 * 3600
 """A training that takes longer has a smaller space proposed."""
 
@@ -204,6 +206,8 @@ def train_model(
                 lock.enter_context(WriterLock(folder / LOCK, activity="training"))
                 config = replace(config, machine=trainer.choose_machine())
             _prepare_run(folder, config, data, resume=resume)
+            if _has_older_weights(folder):
+                notes += (f"{_OLDER_WEIGHTS}, until it ends again",)
             for note in notes:
                 reporter.message(f"note: {note}")
         world.barrier()
@@ -309,10 +313,17 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         command = f"hwnas train --out {shlex.quote(str(folder))} --resume"
         message = f"{str(stopped) or 'the run is kept'}\n  try     {command}"
-        epochs = finished_epochs(folder)
-        if epochs is not None and not has_weights(folder):
+        epochs, is_older = finished_epochs(folder), _has_older_weights(folder)
+        if is_older:
+            message = f"{_OLDER_WEIGHTS}; {message}"
+        if epochs is not None and (is_older or not has_weights(folder)):
             message += f"\n  or, to end it now with the weights that it has:\n  try     {command} --epochs {epochs}"
         raise Interrupted(message, number=signal_number(stopped)) from stopped
+
+
+def _has_older_weights(folder: Path) -> bool:
+    """Return True if a run has the weights of a training that had ended and goes on."""
+    return has_weights(folder) and not (folder / RESULT).is_file()
 
 
 def _initial_model(

@@ -103,7 +103,7 @@ def test_a_supernet_that_hardly_separates_its_networks_is_noted(
     assert notes == ([warning] if warns else [])
 
 
-def interrupted(out: Path, *, step: int) -> str:
+def interrupted(out: Path, *, step: int, options: TrainOptions = SMALL, **more: Any) -> str:
     """Interrupt a training before it completes a step; return what it says."""
     from hwnas.train import step as steps
 
@@ -119,7 +119,7 @@ def interrupted(out: Path, *, step: int) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps.Stepper, "run", stopping)
         with pytest.raises(Interrupted) as caught:
-            trained(SMALL, out)
+            trained(options, out, **more)
     return str(caught.value)
 
 
@@ -162,10 +162,17 @@ def test_an_interrupted_training_is_ended_with_what_it_has(run: Path, tmp_path: 
 def test_a_training_is_resumed_with_more_epochs(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "longer"
     shutil.copytree(run, out)
-    recorder = MessageRecorder()
+    before, recorder = (out / "supernet.safetensors").read_bytes(), MessageRecorder()
+    older = "the weights in the run are those that the training ended with before"
+    said = interrupted(out, step=1, options=TrainOptions(epochs=3), resume=True).splitlines()
+    assert said[0] == f"{older}; pulled"
+    assert said[-1] == f"  try     hwnas train --out {out} --resume --epochs 2"
+    assert (out / "supernet.safetensors").read_bytes() == before
     assert trained(TrainOptions(epochs=3), out, resume=True, reporter=recorder).steps == 6
     rate = "note: from step 5 on, the learning rate is that of a training of 3 epochs"
-    assert recorder.messages == [rate, "resuming at epoch 3 of 3, step 5 of 6"]
+    resumed = "resuming at epoch 3 of 3, step 5 of 6"
+    assert recorder.messages == [rate, f"note: {older}, until it ends again", resumed]
+    assert (out / "supernet.safetensors").read_bytes() != before
     assert read_train_config(Run.open(out)).epochs_changes == (EpochsChange(step=4, epochs=3, ends=False),)
     # Fewer than are done: there is nothing left to end.
     assert trained(TrainOptions(epochs=1), out, resume=True).steps == 6
