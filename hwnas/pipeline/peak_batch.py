@@ -12,7 +12,7 @@ from hwnas.profile.environment import choose_runtime
 from hwnas.profile.options import CampaignOptions
 from hwnas.profile.reference import REFERENCE
 from hwnas.profile.runners.runner import RuntimeChecks, exporter_for, load_runner
-from hwnas.profile.statistics import MIN_RUNS, quantile_ns, throughput
+from hwnas.profile.statistics import MIN_RUNS, run_ns, throughput
 from hwnas.profile.worker_messages import MeasurementTask, ReferenceNetworkError
 from hwnas.progress import NullReporter, Reporter
 from hwnas.records import Setting
@@ -122,7 +122,7 @@ def _time_reference(worker: Measurer, setting: Setting, *, seed: int) -> float |
     except ReferenceNetworkError as error:
         failure = error.failure
     if failure is None and result.samples is not None:
-        return quantile_ns(result.samples) / 1e6
+        return run_ns(result.samples) / 1e6
     if failure is not None and failure.reason == "memory" and setting.batch > 1:
         return None
     reason = "no samples" if failure is None else f"{failure.reason}: {failure.message}"

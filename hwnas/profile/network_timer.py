@@ -37,7 +37,7 @@ from hwnas.profile.runners.runner import (
     working_clock,
 )
 from hwnas.profile.runners.this_machine import device_of, emulation_note, this_cpu
-from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_sample, time_pairs, warm_up
+from hwnas.profile.timing import SamplePlan, no_progress, observe_under_load, plan_samples, time_pairs, warm_up
 from hwnas.profile.worker_messages import GraphFiles, MeasurementTask, ReferenceNetworkError, TaskResult, WorkerFacts
 from hwnas.records import DeviceState, Failure, OutputParity, Reason, Setting, Subject
 
@@ -208,7 +208,7 @@ class NetworkTimer:
         with closing(checked.session) as session:
             self._enter("warm up")
             warm_up(session, progress=self._on_progress)
-            plans = (plan_sample(session), plan_sample(reference.session))
+            plans = plan_samples(session, reference.session)
             _log.debug("%s: %s, reference: %s", task.subject.network_id, *plans)
             self._enter("time")
             before, watch = self._device_state(), LimitWatch(self._nvml)

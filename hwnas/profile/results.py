@@ -23,9 +23,9 @@ from hwnas.profile.statistics import (
     latency_ms,
     latency_ratio,
     noise_floor,
-    quantile_ns,
     reference_drift,
     reference_latency_ms,
+    run_ns,
     stability_verdict,
     throttle_reasons,
     throughput,
@@ -352,7 +352,7 @@ class _Assessment:
         network_id = row.subject.network_id
         self.references.add(reference)
         times_ns = self.reference_ns if _has_enough_runs(reference) else self.disturbed_ns
-        times_ns.append((row.started_utc, row.gpu or row.host or "", quantile_ns(reference)))
+        times_ns.append((row.started_utc, row.gpu or row.host or "", run_ns(reference)))
         self.gpus |= {gpu for gpu in (row.gpu,) if gpu}
         self.hosts |= {host for host in (row.host,) if host}
         ratio = latency_ratio(samples, reference)

@@ -38,6 +38,9 @@ _MIN_SAMPLE_NS = 2_000_000
 
 _MAX_RUNS_PER_SAMPLE = 64
 
+_MAX_SAMPLES_PER_TURN = 4
+"""A turn of the faster network of a pair has at most this many samples."""
+
 _LOAD_SAMPLES = 16
 """A device is observed while it does the runs of this number of samples, which take tens of milliseconds."""
 
@@ -66,6 +69,8 @@ class SamplePlan:
     """All runs are queued on the device before the first is waited for."""
     delay_ns: int = 0
     """Time for which the device waits while the first run is queued."""
+    samples: int = 1
+    """Samples in each turn."""
 
 
 def no_progress() -> None:
@@ -91,21 +96,19 @@ def warm_up(session: RuntimeSession, *, progress: Callable[[], None] = no_progre
     return warm.runs
 
 
-def plan_sample(session: RuntimeSession) -> SamplePlan:
-    """Return how to take samples of a warm network: as many consecutive runs as take at least about 2 ms.
+def plan_samples(candidate: RuntimeSession, reference: RuntimeSession) -> tuple[SamplePlan, SamplePlan]:
+    """Return how to take samples of two warm networks in turn.
 
-    On a GPU all runs of a sample are queued at once, and the first one behind a delay that covers its launch. A network
-    that the host queues hardly faster than the GPU runs it (it is enqueue-bound) gets no delay: the GPU would have to
-    wait for the host in any use of it, so this wait is part of its latency.
+    The faster one takes as many samples in its turn as last about as long as the turn of the other, at most four: they
+    make a pair little longer, and the time of a fast network varies most.
     """
-    trials = [session.run_once() for _ in range(_TRIALS)]
-    typical_ns = median(map(duration_ns, trials))
-    plan = SamplePlan(runs=min(_MAX_RUNS_PER_SAMPLE, max(1, round(_MIN_SAMPLE_NS / max(typical_ns, 1)))))
-    if trials[0].device_ns is None or not isinstance(session, QueuedSession):
-        return plan
-    host_ns = median(session.run_queued(1).host_ns or 0 for _ in range(_TRIALS))
-    is_bound = host_ns > ENQUEUE_BOUND * typical_ns
-    return replace(plan, queued=True, delay_ns=0 if is_bound else round(_DELAY_FACTOR * host_ns) + _DELAY_NS)
+    plans, times_ns = zip(*map(_plan_sample, (candidate, reference)), strict=True)
+    longest_ns = max(times_ns)
+    first, second = (
+        replace(plan, samples=min(_MAX_SAMPLES_PER_TURN, max(1, round(longest_ns / max(time_ns, 1)))))
+        for plan, time_ns in zip(plans, times_ns, strict=True)
+    )
+    return first, second
 
 
 def time_pairs(
@@ -140,7 +143,7 @@ def time_pairs(
         if watch is not None:
             watch.settle(interrupted=any(runs.was_interrupted for runs in turns), progress=progress)
         for runs in turns if index % 2 == 0 else reversed(turns):
-            runs.add()
+            runs.take_turn()
         progress()
     ours, theirs = turns
     return TimedPairs(samples=ours.samples(), reference=theirs.samples())
@@ -184,6 +187,24 @@ def duration_ns(sample: Sample) -> int:
     return sample.wall_ns if sample.cpu_ns is None else sample.cpu_ns
 
 
+def _plan_sample(session: RuntimeSession) -> tuple[SamplePlan, float]:
+    """The way to take samples of a warm network, and the time of one in nanoseconds.
+
+    A sample has as many consecutive runs as take at least about 2 ms. On a GPU all of them are queued at once, and the
+    first one behind a delay that covers its launch. A network that the host queues hardly faster than the GPU runs it
+    (it is enqueue-bound) gets no delay: the GPU would have to wait for the host in any use of it, so this wait is part
+    of its latency.
+    """
+    trials = [session.run_once() for _ in range(_TRIALS)]
+    typical_ns = median(map(duration_ns, trials))
+    plan = SamplePlan(runs=min(_MAX_RUNS_PER_SAMPLE, max(1, round(_MIN_SAMPLE_NS / max(typical_ns, 1)))))
+    if trials[0].device_ns is not None and isinstance(session, QueuedSession):
+        host_ns = median(session.run_queued(1).host_ns or 0 for _ in range(_TRIALS))
+        is_bound = host_ns > ENQUEUE_BOUND * typical_ns
+        plan = replace(plan, queued=True, delay_ns=0 if is_bound else round(_DELAY_FACTOR * host_ns) + _DELAY_NS)
+    return plan, plan.runs * typical_ns
+
+
 def _time_sample(session: RuntimeSession, plan: SamplePlan) -> Sample:
     """Mean of several consecutive runs, with the interruptions of all of them."""
     runs = plan.runs
@@ -218,14 +239,14 @@ class _Runs:
         self._taken: list[Sample] = []
         self._loop_ns: list[int] = []
 
-    def add(self) -> None:
-        """Take a sample."""
-        if self._watch is None:
+    def take_turn(self) -> None:
+        """Take the samples of a turn."""
+        loop_ns = None if self._watch is None else self._watch.probe()
+        for _ in range(self._plan.samples):
             self._taken.append(_time_sample(self._session, self._plan))
-            return
-        before_ns = self._watch.probe()
-        self._taken.append(_time_sample(self._session, self._plan))
-        self._loop_ns.append(max(before_ns, self._watch.probe()))
+            if self._watch is not None and loop_ns is not None:
+                before_ns, loop_ns = loop_ns, self._watch.probe()
+                self._loop_ns.append(max(before_ns, loop_ns))
 
     @property
     def was_interrupted(self) -> bool:

@@ -71,8 +71,8 @@ def test_progress_after_a_search_is_that_of_the_measurements(
     monkeypatch.setattr(CampaignEnvironment, "of_this_machine", lambda **options: FakeEnvironment().make())
     assert run(words(bench, tmp_path / "run")) == 0
     err, front = capsys.readouterr().err, read_record(tmp_path / "run").front
-    _, _, after = err.partition(f"measuring the {len(front)} networks of the front with onnxruntime on {CPU}\n")
-    total = len(front) + 2 + min(12, len(front) + 2)
+    _, _, after = err.partition(f"measuring the {len(front)} networks of the front with onnxruntime in fp32 on {CPU}\n")
+    total = len(front) + min(12, len(front))
     first, *_, last = [line for line in after.splitlines() if line.startswith("measuring") or " measured on" in line]
     assert first.startswith(f"measuring 1 of {total} on {CPU}, estimated ")
     assert last == f"{total} of {total} measured on {CPU}"

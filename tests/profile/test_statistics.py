@@ -14,9 +14,9 @@ from hwnas.profile.statistics import (
     latency_ms,
     latency_ratio,
     noise_floor,
-    quantile_ns,
     reference_drift,
     reference_latency_ms,
+    run_ns,
     stability_verdict,
     throughput,
     valid_runs,
@@ -53,14 +53,14 @@ def test_the_device_clock_comes_before_cpu_time_and_that_before_the_wall() -> No
 def test_of_several_threads_only_undisturbed_runs_count() -> None:
     samples = Samples(wall_ns=(10, 99, 12, 98), switches=(0, 3, 0, 1))
     assert valid_runs(samples).tolist() == [10, 12]
-    assert quantile_ns(samples) == pytest.approx(10.4)
-    assert quantile_ns(Samples(wall_ns=(10, 20), switches=(1, 1))) == pytest.approx(12)
+    assert run_ns(samples) == 10
+    assert run_ns(Samples(wall_ns=(10, 20), switches=(1, 1))) == 10
 
 
-def test_typical_is_the_twenty_percent_quantile() -> None:
-    values = sorted([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
-    assert quantile_ns(cpu(*values)) / MS == pytest.approx(values[1])  # 0.2 * (6 - 1) = 1
-    assert quantile_ns(cpu(1, 2)) / MS == pytest.approx(1.2)
+def test_a_network_takes_the_mean_of_its_fastest_runs() -> None:
+    assert run_ns(cpu(5, 1, 9, 4, 2, 8, 3, 7, 6, 10)) / MS == 2  # 3 of 10
+    assert run_ns(cpu(7, 5, 9, 8)) / MS == 5
+    assert run_ns(cpu(2, 1)) / MS == 1
 
 
 def test_latency_is_the_ratio_times_the_reference() -> None:
@@ -71,11 +71,11 @@ def test_latency_is_the_ratio_times_the_reference() -> None:
     assert throughput(15.0, batch=30) == pytest.approx(2000)
 
 
-def test_the_reference_latency_is_a_quantile_of_all_its_runs() -> None:
+def test_the_reference_latency_comes_from_all_its_runs() -> None:
     campaign = [cpu(*range(1, 7)), cpu(*range(7, 12))]
-    assert reference_latency_ms(campaign) == pytest.approx(3)  # of 1 … 11: 1 + 0.2 * 10
+    assert reference_latency_ms(campaign) == pytest.approx(2)  # of 1 … 11 the mean of three
     disturbed = Samples(wall_ns=(5_000_000,) * 6, switches=(2,) * 6)
-    assert reference_latency_ms([*campaign, disturbed]) == pytest.approx(3)
+    assert reference_latency_ms([*campaign, disturbed]) == pytest.approx(2)
     assert reference_latency_ms([disturbed]) == pytest.approx(5)  # none counts, so all do
     with pytest.raises(InputError, match="at least one run of the reference network"):
         reference_latency_ms([])
@@ -117,6 +117,16 @@ def test_an_interval_of_undisturbed_runs_of_unequal_number() -> None:
     ours = Samples(wall_ns=(20, 20, 99, 20), switches=(0, 0, 1, 0))
     theirs = Samples(wall_ns=(10, 10, 10, 10), switches=(0, 0, 0, 0))
     assert latency_interval(ours, theirs, reference_ms=1, seed=0) == Interval(low_ms=2, high_ms=2)
+
+
+def test_the_runs_of_a_pair_are_drawn_together() -> None:
+    slow = np.repeat([1.0, 1.3], 10)  # both networks in the same pairs
+    theirs = cpu(*(10 * slow))
+    assert latency_interval(cpu(*(20 * np.repeat(slow, 3))), theirs, reference_ms=10, seed=0) == Interval(
+        low_ms=20, high_ms=20
+    )
+    shifted = latency_interval(cpu(*(20 * np.repeat(slow, 3)[1:])), theirs, reference_ms=10, seed=0)
+    assert shifted.high_ms - shifted.low_ms > 0.5
 
 
 def test_a_calm_measurement_is_stable() -> None:

@@ -9,7 +9,7 @@ import torch
 from hwnas.profile.runners.cuda import CudaClock
 from hwnas.profile.runners.runner import QueuedSession, Sample
 from hwnas.profile.statistics import is_enqueue_bound
-from hwnas.profile.timing import SamplePlan, duration_ns, plan_sample, time_pairs, to_samples, warm_up
+from hwnas.profile.timing import SamplePlan, duration_ns, plan_samples, time_pairs, to_samples, warm_up
 from hwnas.records import Samples
 from tests.profile.simulated_gpu import SimulatedGpu
 
@@ -113,8 +113,7 @@ def test_a_gpu_warms_up_until_its_clocks_are_up() -> None:
 def test_a_fast_network_is_timed_over_several_runs_in_a_row() -> None:
     log: list[str] = []
     ours, theirs = FakeSession("a", counting(400_000), log), FakeSession("b", counting(9_000_000), log)
-    assert plan_sample(ours) == SamplePlan(runs=5)
-    assert plan_sample(theirs) == SamplePlan()
+    assert plan_samples(ours, theirs) == (SamplePlan(runs=5, samples=4), SamplePlan())
     log.clear()
     timed = time_pairs(ours, theirs, pairs=2, plans=(SamplePlan(runs=3), SamplePlan()))
     assert "".join(log) == "aaaabbaaaa"  # before several runs there is one that does not count
@@ -124,7 +123,29 @@ def test_a_fast_network_is_timed_over_several_runs_in_a_row() -> None:
 
 
 def test_the_runs_of_one_sample_have_a_limit() -> None:
-    assert plan_sample(FakeSession("a", counting(10), [])).runs == 64
+    plan, _ = plan_samples(FakeSession("a", counting(10), []), FakeSession("b", counting(10), []))
+    assert plan.runs == 64
+
+
+@pytest.mark.parametrize(
+    ("candidate_ms", "reference_ms", "samples"),
+    [(2, 26, (4, 1)), (5, 16, (3, 1)), (20, 26, (1, 1)), (26, 5, (1, 4)), (0.1, 3, (2, 1))],
+)
+def test_the_faster_network_takes_more_samples_in_a_turn(
+    candidate_ms: float, reference_ms: float, samples: tuple[int, int]
+) -> None:
+    sessions = (FakeSession("", falling([round(1e6 * value)]), []) for value in (candidate_ms, reference_ms))
+    ours, theirs = plan_samples(*sessions)
+    assert (ours.samples, theirs.samples) == samples
+
+
+def test_the_samples_of_a_turn_are_taken_in_a_row() -> None:
+    log: list[str] = []
+    ours, theirs = FakeSession("a", counting(100), log), FakeSession("b", counting(500), log)
+    timed = time_pairs(ours, theirs, pairs=3, plans=(SamplePlan(samples=3), SamplePlan()))
+    assert "".join(log) == "aaabbaaaaaab"
+    assert timed.samples.cpu_ns == tuple(range(100, 109))
+    assert timed.reference.cpu_ns == (500, 501, 502)
 
 
 @pytest.mark.parametrize("runs", [400, 4000])
@@ -162,7 +183,8 @@ def test_launch_cost_is_no_device_time(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = GpuSession(lambda: gpu.launch(device_ns=100_000, host_ns=10_000))
     assert isinstance(graph, QueuedSession)
     assert graph.run_once().device_ns == 110_000  # an idle GPU waits for the launch
-    plan = plan_sample(graph)
+    plan, same = plan_samples(graph, graph)
+    assert plan == same
     assert plan == SamplePlan(runs=18, queued=True, delay_ns=35_000)
     timed = time_pairs(graph, graph, pairs=4, plans=(plan, plan))
     assert timed.samples.device_ns == (100_000,) * 4
@@ -181,7 +203,7 @@ def test_an_enqueue_bound_network_keeps_the_time_that_the_gpu_waits_for_the_host
             gpu.launch(device_ns=3_000, host_ns=6_000)
 
     eager = GpuSession(run)
-    plan = plan_sample(eager)
+    plan, _ = plan_samples(eager, eager)
     assert plan == SamplePlan(runs=3, queued=True)
     timed = time_pairs(eager, eager, pairs=2, plans=(plan, plan))
     assert timed.samples.host_ns == (600_000,) * 2
@@ -191,7 +213,7 @@ def test_an_enqueue_bound_network_keeps_the_time_that_the_gpu_waits_for_the_host
 
 def test_a_gpu_session_that_cannot_queue_is_timed_run_by_run() -> None:
     runs = iter(lambda: Sample(wall_ns=1_100_000, device_ns=1_000_000), None)
-    plan = plan_sample(FakeSession("a", runs, []))
+    plan, _ = plan_samples(FakeSession("a", runs, []), FakeSession("b", runs, []))
     assert plan == SamplePlan(runs=2)
     timed = time_pairs(FakeSession("a", runs, []), FakeSession("b", runs, []), pairs=2, plans=(plan, plan))
     assert timed.samples == Samples(runs_per_sample=2, wall_ns=(1_100_000,) * 2, device_ns=(1_000_000,) * 2)

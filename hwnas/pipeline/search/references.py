@@ -1,8 +1,8 @@
 """The reference networks that a front is compared with.
 
-Every front is compared with two well-known networks. That of an elastic space is also compared with what costs no
-search: the model itself, cuts of it that are alike in all blocks, the model on smaller images and with larger patches,
-and timm's next smaller model of its kind.
+Every front is compared with two well-known networks, which are measured with it if they take images of the same size.
+That of an elastic space is also compared with what costs no search: the model itself, cuts of it that are alike in all
+blocks, the model on smaller images and with larger patches, and timm's next smaller model of its kind.
 """
 
 import re
@@ -166,9 +166,15 @@ def network_id_of(network: ReferenceNetwork) -> str:
 
 
 def reference_subjects(space: AnySpace, networks: Sequence[ReferenceNetwork]) -> tuple[Subject, ...]:
-    """Return the subjects of a record's reference networks, and always those of the well-known ones."""
+    """Return the subjects of a record's reference networks that are measured with its front.
+
+    The well-known ones are measured with every front on images of their size, and with no other: they would take longer
+    than the front itself, and no report would show them.
+    """
     wanted = {*NAMES, *map(network_id_of, networks)}
-    return tuple(item.subject for item in references_of(space) if item.subject.network_id in wanted)
+    subjects = (item.subject for item in references_of(space) if item.subject.network_id in wanted)
+    size = space.config.image_size
+    return tuple(item for item in subjects if item.network_id not in NAMES or item.image_size == size)
 
 
 def _reference_name(name: str, deployment: Deployment | None) -> str:

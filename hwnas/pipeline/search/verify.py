@@ -170,18 +170,20 @@ class FrontVerifier:
 
     def _measure(self, record: SearchRecord, campaign: VerificationCampaign) -> CampaignResults:
         deployment = campaign.deployment
+        with Study.read(self.run) as study:
+            members = front_members(self.context, study, record)
+        subjects = [
+            space_subject(self.context.space, member.candidate)
+            for member in members
+            if campaign.searched in (None, member.candidate.deployment)
+        ]
+        number = f"the {len(members)}" if len(subjects) == len(members) else f"{len(subjects)} of the {len(members)}"
         self.reporter.message(
-            f"measuring the {len(record.front)} networks of the front with {deployment.runtime} on {deployment.device}"
+            f"measuring {number} networks of the front with {deployment.runtime} in {deployment.precision} on "
+            f"{deployment.device}"
         )
         path = path_within(self.run, PROFILES, campaign.plan_name)
         if not path.is_file():  # else an interrupted campaign, which is resumed with its own plan
-            with Study.read(self.run) as study:
-                members = front_members(self.context, study, record)
-            subjects = [
-                space_subject(self.context.space, member.candidate)
-                for member in members
-                if campaign.searched in (None, member.candidate.deployment)
-            ]
             with file_errors(path.parent, "written"):
                 path.parent.mkdir(exist_ok=True)
             references = reference_subjects(self.context.space, record.reference_networks)

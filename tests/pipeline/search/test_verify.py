@@ -66,8 +66,7 @@ def test_measured_values_are_in_the_study_and_landmarks_beside_them(searched: Se
     marks = {mark.name: mark for mark in searched.record.reference_networks}
     assert set(marks) == {"DeiT-Ti", "DeiT-S"}
     assert marks["DeiT-Ti"].params == 5_717_416
-    assert marks["DeiT-Ti"].measured
-    assert marks["DeiT-Ti"].metrics[SPEED] == pytest.approx(1e6 / duration_us("timm:deit_tiny_patch16_224"), rel=1e-3)
+    assert not marks["DeiT-Ti"].measured  # it takes larger images
     assert marks["DeiT-S"].accuracy is None
 
 
@@ -97,7 +96,6 @@ def test_a_metric_of_a_device_that_is_elsewhere_is_said_to_be_predicted(
     assert (found.covers(here), found.covers(there)) == (True, False)
     assert list(found.mape) == [here]
     assert record.measured_front is not None
-    assert list(record.reference_networks[0].metrics) == [here]
     rows = json.loads((run / "front.json").read_text())
     assert all(row[f"{here}_measured"] and row[f"{there}_measured"] is None for row in rows)
     assert {row["verified"] for row in rows} <= {"measured in part", "measured in part, beaten"}
