@@ -23,7 +23,7 @@ from hwnas.space.elastic import Elastic
 from hwnas.supernet.store import load_supernet, save_supernet
 from hwnas.train.session import ORIGINAL
 from tests.pipeline.campaigns import FakeEnvironment
-from tests.pipeline.search.workbench import ELASTIC, SPEED, options, unverified
+from tests.pipeline.search.workbench import SPEED, options, unverified
 from tests.profile.stand_ins import duration_us
 
 NAMES = (
