@@ -1,5 +1,6 @@
 """Train a supernet, one network of a space, or a model of timm for comparison: `hwnas train`."""
 
+import math
 import resource
 import shlex
 import sys
@@ -37,6 +38,7 @@ from hwnas.train.evaluation import make_eval_loader, make_evaluator, make_qualit
 from hwnas.train.evaluator import DecodedOnce, evaluate_module
 from hwnas.train.machine import device_precision
 from hwnas.train.memory import estimate_memory, explain_out_of_memory, fit_microbatch, memory_warning
+from hwnas.train.metrics_file import read_metrics
 from hwnas.train.options import (
     EpochsChange,
     TrainConfig,
@@ -80,6 +82,9 @@ from hwnas.train.tasks import (
     outputs_of,
 )
 from hwnas.train.trainer import BatchSource, EvaluateModel, Trainer, TrainerConfig
+
+_FALL = 0.01
+"""Fall of a network's held-out accuracy from its best evaluation to the last one that is warned of."""
 
 _OLDER_WEIGHTS = "the weights in the run are those that the training ended with before"
 
@@ -228,6 +233,7 @@ def train_model(
                 ),
                 resume=resume,
             )
+    metric: QualityMetric = QUALITY_OF_TASK[config.task] if config.labelled else "divergence"
     return TrainingResult(
         run=folder,
         weights=session.weights,
@@ -238,11 +244,14 @@ def train_model(
         images_per_s=session.trainer.images_per_s,
         accuracies=session.extremes.accuracies,
         divergences=session.extremes.divergences,
-        metric=QUALITY_OF_TASK[config.task] if config.labelled else "divergence",
+        metric=metric,
         task_quality=session.extremes.task_quality,
         bad_images=tuple(session.bad_images),
         notes=notes,
-        warnings=tuple(_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout))),
+        warnings=(
+            *_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout)),
+            *_overfitting_warnings(folder, metric, num_images=len(data.heldout)),
+        ),
         is_main_process=world.is_main_process,
     )
 
@@ -470,6 +479,21 @@ def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> I
         warning = indistinct_supernet_warning(accuracies["smallest"], accuracies["largest"], num_images=num_images)
         if warning is not None:
             yield warning
+
+
+def _overfitting_warnings(run: Path, metric: QualityMetric, *, num_images: int) -> Iterator[str]:
+    """Say that a single network was better at an earlier evaluation, by more than a standard error."""
+    evaluated = [(row["heldout"]["network"], row["epoch"] + 1) for row in read_metrics(run) if _is_evaluated(row)]
+    if not evaluated:
+        return
+    (best, epoch), (last, last_epoch) = max(evaluated, key=lambda found: found[0]), evaluated[-1]
+    if best - last > max(_FALL, math.sqrt(best * (1 - best) / num_images)):
+        fall = f"the held-out {metric} fell from {best:.2%} after epoch {epoch} to {last:.2%} after epoch {last_epoch}"
+        yield f"{fall}: the network overfits, and another training with --epochs {epoch} may be better"
+
+
+def _is_evaluated(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("heldout"), dict) and "network" in row["heldout"]
 
 
 def _new_config(options: TrainOptions) -> tuple[TrainConfig, TrainData]:

@@ -20,7 +20,14 @@ from hwnas.metrics import indistinct_supernet_warning
 from hwnas.pipeline.evaluate import evaluate
 from hwnas.pipeline.run_network import network_of_run
 from hwnas.pipeline.search.accuracy import open_supernet
-from hwnas.pipeline.train import _cache_note, _new_config, _supernet_warnings, estimate_training, train_model
+from hwnas.pipeline.train import (
+    _cache_note,
+    _new_config,
+    _overfitting_warnings,
+    _supernet_warnings,
+    estimate_training,
+    train_model,
+)
 from hwnas.progress import MessageRecorder
 from hwnas.runs import LOCK, Run
 from hwnas.space import SPACES
@@ -101,6 +108,41 @@ def test_a_supernet_that_hardly_separates_its_networks_is_noted(
     notes = list(_supernet_warnings({"smallest": smallest, "largest": largest}, num_images=num_images))
     warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
     assert notes == ([warning] if warns else [])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "num_images", "warns"),
+    [
+        ([0.8, 0.93, 0.92, 0.91], 10_000, True),
+        ([0.8, 0.93, 0.92, 0.91], 100, False),  # one standard error is 2.6 points
+        ([0.8, 0.93, 0.925], 10_000, False),
+        ([0.8, 0.9, 0.93], 10_000, False),
+        ([], 10_000, False),
+    ],
+)
+def test_a_network_that_was_better_at_an_earlier_epoch_is_noted(
+    tmp_path: Path, accuracies: list[float], num_images: int, warns: bool
+) -> None:
+    rows: list[dict[str, object]] = [{"step": 2 * epoch + 1, "epoch": epoch} for epoch in range(4)]
+    rows += [
+        {"step": 2 * epoch + 2, "epoch": epoch, "heldout": {"network": value}} for epoch, value in enumerate(accuracies)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    fall = "the held-out accuracy fell from 93.00% after epoch 2 to 91.00% after epoch 4"
+    advice = "the network overfits, and another training with --epochs 2 may be better"
+    expected = [f"{fall}: {advice}"] if warns else []
+    assert list(_overfitting_warnings(tmp_path, "accuracy", num_images=num_images)) == expected
+
+
+def test_a_network_that_is_evaluated_while_it_is_trained_says_if_it_got_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter((0.9, 0.1))
+    monkeypatch.setattr("hwnas.pipeline.train.evaluate_module", lambda *_, **__: SimpleNamespace(top1=next(values)))
+    watching = replace(QUIET, evaluate_every=1)
+    found = train_model(replace(SMALL, arch="min"), out=tmp_path / "run", trainer_config=watching)
+    (warning,) = found.warnings
+    assert warning.startswith("the held-out accuracy fell from 90.00% after epoch 1 to 10.00% after epoch 2: ")
 
 
 def interrupted(out: Path, *, step: int, options: TrainOptions = SMALL, **more: Any) -> str:
