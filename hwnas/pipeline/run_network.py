@@ -16,7 +16,7 @@ from hwnas.space import SPACES
 from hwnas.space.arch import Arch
 from hwnas.space.deployed import DeployedSpace, networks_of
 from hwnas.space.space import AnySpace, Candidate
-from hwnas.train.evaluated import resolve_arch
+from hwnas.train.evaluated import deployment_of_id, resolve_arch
 from hwnas.train.options import read_train_config, supernet_file
 from hwnas.train.run_folder import require_weights, weights_digest
 
@@ -163,9 +163,11 @@ def _searched_network(run: Path, name: str) -> tuple[AnySpace, Arch, Sequence[st
     networks = networks_of(space)
     slugs = [deployment.slug for deployment in space.deployments] if isinstance(space, DeployedSpace) else []
     # The id of a candidate ends with its deployment, which its weights do not depend on.
-    slug = next((slug for slug in slugs if name.endswith(f"-{slug}")), None)
-    named = name if slug is None else name.removesuffix(f"-{slug}")
-    arch = resolve_arch(networks, named, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
+    slug = deployment_of_id(name)
+    if slug is not None and slug not in slugs:
+        message = f"an id of {run} ends with a deployment that was searched, or with none"
+        raise InputError(message, got=name, known=slugs, hint=f"--arch {name.partition('-')[0]}")
+    arch = resolve_arch(networks, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
     arch_id = networks.arch_id(arch)
     ids = [arch_id] if not slugs else [f"{arch_id}-{item}" for item in sorted(slugs, key=lambda item: item != slug)]
     return networks, arch, ids

@@ -9,6 +9,7 @@ from typing import Any
 from hwnas.config import parse_json
 from hwnas.errors import HwnasError, InputError
 from hwnas.files import printable, read_bytes
+from hwnas.metrics import PRECISIONS, RUNTIMES, Deployment
 from hwnas.runs import SUPERNET, Run
 from hwnas.space.arch import Arch
 from hwnas.space.lookup import find_arch
@@ -21,6 +22,14 @@ _ID = re.compile(r"[0-9a-f]{4,64}", re.IGNORECASE)
 """An id of a network, or its first digits; as few as four, as git takes of commits."""
 
 
+def deployment_of_id(text: str) -> str | None:
+    """Return the deployment that the id of a candidate ends with, such as `openvino-fp32`, or None if it has none."""
+    digits, _, slug = text.casefold().partition("-")
+    pairs = [(runtime, precision) for runtime in (None, *RUNTIMES) for precision in (None, *PRECISIONS)]
+    slugs = {Deployment(runtime=runtime, precision=precision).slug for runtime, precision in pairs}
+    return slug if slug and slug in slugs and _ID.fullmatch(digits) else None
+
+
 def resolve_arch(
     space: AnySpace, text: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
 ) -> Arch:
@@ -30,7 +39,7 @@ def resolve_arch(
         space: Space of the network.
         text: As for `find_arch`, or the first digits of an id, at least four. Ids are known of networks that were
             evaluated in the run, of published ones, of the smallest and the largest, and of `others`; else of those
-            that a search beside the run evaluated with its supernet.
+            that a search beside the run evaluated with its supernet. The deployment that an id ends with is left out.
         run: Run whose evaluated networks are known.
         command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
         others: Further networks whose ids are known.
@@ -38,9 +47,9 @@ def resolve_arch(
     Raises:
         InputError: No network, or more than one, has this id.
     """
-    if not _ID.fullmatch(text) or text in space.published or Path(text).is_file():
+    start = text.casefold() if deployment_of_id(text) is None else text.casefold().partition("-")[0]
+    if not _ID.fullmatch(start) or text in space.published or Path(text).is_file():
         return find_arch(space, text, command=command)
-    start = text.casefold()
     matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(start)}
     if not matches and run is not None:
         matches = {arch_id: arch for arch_id, arch in _searched_ids(space, run) if arch_id.startswith(start)}

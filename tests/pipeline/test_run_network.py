@@ -15,7 +15,7 @@ from hwnas.space import SPACES
 from hwnas.space.lookup import find_arch
 from hwnas.supernet.families import make_supernet
 from hwnas.supernet.store import save_network, save_supernet
-from hwnas.train.evaluated import resolve_arch
+from hwnas.train.evaluated import deployment_of_id, resolve_arch
 from hwnas.train.options import TrainOptions, resolve_config
 from hwnas.train.run_folder import weights_digest
 from tests.search.test_record import RECORD
@@ -121,10 +121,30 @@ def test_networks_of_a_search_are_known_by_their_ids_to_the_supernet_that_was_se
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "accuracies.jsonl").write_text("{}\n")
     assert resolve_arch(SPACE, networks[0].arch_id, training, command="{arch}") == networks[0].arch
-    assert resolve_arch(SPACE, networks[0].arch_id[:8], training, command="{arch}") == networks[0].arch
+    for name in (
+        networks[0].arch_id[:8],
+        *(f"{networks[0].arch_id}-{slug}" for slug in ("openvino-fp32", "int8-dynamic")),
+    ):
+        assert resolve_arch(SPACE, name, training, command="{arch}") == networks[0].arch
     for network in networks[1:]:
         with pytest.raises(InputError, match="no network with this id was evaluated in"):
             resolve_arch(SPACE, network.arch_id, training, command="{arch}")
+
+
+@pytest.mark.parametrize(
+    ("text", "deployment"),
+    [
+        ("d67a01bd9e776bcd-openvino-fp32", "openvino-fp32"),
+        ("d67a01bd-OpenVINO", "openvino"),
+        ("d67a-onnxruntime-int8-dynamic", "onnxruntime-int8-dynamic"),
+        ("d67a-bf16", "bf16"),
+        ("d67a01bd9e776bcd", None),
+        ("d67a-openvino-fp33", None),
+        ("max-openvino-fp32", None),
+    ],
+)
+def test_the_id_of_a_candidate_ends_with_its_deployment(text: str, deployment: str | None) -> None:
+    assert deployment_of_id(text) == deployment
 
 
 def test_the_weights_are_of_the_supernet_that_was_searched(training: Path, tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def test_a_candidate_is_found_by_its_id(found: SearchRun) -> None:
         assert network.weights.parent.parent == found.run / "networks"
     other = next(name for name in record.front if name not in {item.arch_id for item in record.winners})
     assert network_of_run(found.run, other).weights == record.spec.supernet.path if record.spec.supernet else None
+    with pytest.raises(InputError, match="ends with a deployment that was searched") as caught:
+        network_of_run(found.run, f"{winner.arch_id.partition('-')[0]}-torch-compile-fp16")
+    assert caught.value.known == tuple(name.replace("/", "-") for name in DEPLOYMENTS)
 
 
 def test_results_know_the_deployment(found: SearchRun) -> None:
