@@ -120,6 +120,11 @@ def absolute_path(path: Path) -> Path:
         return path.resolve()
 
 
+def short_name(path: Path) -> str:
+    """Return the name of a file with that of its folder, which is what files for others say of a path."""
+    return "/".join(path.parts[-2:])
+
+
 def nearest_path(path: Path, *, accept: Callable[[Path], bool] = Path.exists) -> Path | None:
     """Return the existing path that is spelled most like one that does not exist; None: none is similar.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_map
 
 from hwnas.devices.memory import available_bytes, memory_limit
@@ -412,6 +413,9 @@ def _export_pt2(module: nn.Module, request: ExportRequest) -> ExportArtifact:
     network = copy_in_precision(module, request.precision)
     program = trace_program(network, input_shape=request.input_shape, batch=request.batch)
     program.example_inputs = None  # torch would save the images that it was traced with, as a pickle
+    for graph_module in program.graph_module.modules():
+        for node in graph_module.graph.nodes if isinstance(graph_module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names the source files of this machine
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={DESCRIPTION: request.metadata_json("torch.export")})
     loaded = torch.export.load(io.BytesIO(buffer.getvalue())).module()

@@ -98,7 +98,8 @@ def build_onnx(
         model = quantisation.model
         if quantisation.recipe is not None:
             metadata["calibration"] = quantisation.recipe.to_json()
-    del model.metadata_props[:]
+    for part in (model, model.graph, *model.functions, *model.graph.node):
+        del part.metadata_props[:]  # torch's name the source files of this machine, line by line
     model.producer_name, model.producer_version = "hwnas", hwnas_version()
     entries = export_metadata(exporter=exporter, precision=precision, batch=batch, metadata=metadata)
     for key, value in entries.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas.arguments import checked_arguments
 from hwnas.errors import UsageError
+from hwnas.files import short_name
 from hwnas.pipeline.modules import SUFFIXES
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def export_model(
         input_shape=shape,
         precision=precision,
         batch=batch,
-        metadata={"preprocess": preprocess.to_json(), "network": origin.name, "weights": str(file)},
+        metadata={"preprocess": preprocess.to_json(), "network": origin.name, "weights": short_name(file)},
     )
     return ExportedModel(
         model=origin.name,

@@ -13,7 +13,7 @@ from hwnas.errors import InputError, UsageError, unknown
 from hwnas.export.tensorrt import EngineSettings, LibraryName, TimingCache, require_buildable
 from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
-from hwnas.files import write_atomic
+from hwnas.files import short_name, write_atomic
 from hwnas.metrics import QUANTISED
 from hwnas.pipeline.named_network import arch_text, names_run
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
@@ -452,7 +452,7 @@ def _metadata(source: WeightedNetwork, repair: "Repair | None") -> dict[str, str
         "preprocess": _preprocess(source).to_json(),
         "space": source.space.name,
         "network_id": source.space.network_id(source.arch),
-        "weights": source.weights,
+        "weights": source.weights if source.fresh else short_name(Path(source.weights)),
         **({} if repair is None else {"repair": json.dumps(to_mapping(repair))}),
     }
 

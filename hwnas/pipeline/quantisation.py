@@ -94,6 +94,7 @@ def open_quantisation_images(
     """
     from hwnas.export.export import AccuracyCheck
     from hwnas.train.data.images import subset
+    from hwnas.train.data.sources import short_data_name
 
     data = _open(options, run=run, config=config, labelled=labelled)
     rng = np.random.default_rng(options.seed)
@@ -101,9 +102,10 @@ def open_quantisation_images(
         subset(part, np.sort(rng.permutation(len(part))[:number]))
         for part, number in ((data.train, options.num_images), (data.heldout, MAX_HELDOUT))
     )
-    recipe = CalibrationRecipe(data=data.name, num_images=len(chosen), seed=options.seed, method=options.method)
+    name = short_data_name(data.name)
+    recipe = CalibrationRecipe(data=name, num_images=len(chosen), seed=options.seed, method=options.method)
     calibration = Calibration(recipe=recipe, batches=_Images(_Labeled(chosen, config.input_shape, image_size), batch))
-    images = LabeledImages(name=data.name, batches=_Labeled(heldout, config.input_shape, image_size))
+    images = LabeledImages(name=name, batches=_Labeled(heldout, config.input_shape, image_size))
     check = AccuracyCheck(images=images, max_drop=options.max_drop)
     return QuantisationImages(calibration=calibration, accuracy=check, num_classes=len(data.classes))
 

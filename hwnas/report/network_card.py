@@ -85,9 +85,9 @@ def _weights(spec: SearchSpec, item: ExportedWinner) -> str:
         return "weights: randomly initialised, because no supernet was searched; train it before use"
     if item.test_accuracy is not None:
         scratch = spec.post_search.retrain_from == "scratch"
-        how = "trained from scratch" if scratch else f"retrained from {supernet.path}"
+        how = "trained from scratch" if scratch else f"retrained from {supernet.path.name}"
         return f"weights: {how}; test accuracy {item.test_accuracy:.2%}, evaluated once"
-    return f"weights: inherited from {supernet.path}; evaluated on {supernet.num_images} held-out images"
+    return f"weights: inherited from {supernet.path.name}; evaluated on {supernet.num_images} held-out images"
 
 
 def _repair(spec: SearchSpec, item: ExportedWinner) -> list[str]:

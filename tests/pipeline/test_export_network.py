@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import hwnas
 from hwnas.errors import CheckFailedError, InputError, MissingError, UnknownNameError, UsageError
 from hwnas.export.calibration import CalibrationRecipe
 from hwnas.export.parity import parity_path, require_parity
@@ -69,6 +70,26 @@ def test_a_graph_says_how_images_are_prepared_and_what_its_classes_are(tmp_path:
     assert record == json.loads(json.dumps(found.preprocess))
     assert (record["crop_pct"], record["label_names"], record["interpolation"]) == (1.0, list(names), "bicubic")
     assert record["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2", "safetensors", "timm"])
+def test_files_name_no_folder_of_this_machine(tmp_path: Path, format: str) -> None:
+    weights = tmp_path / "supernet" / "supernet.safetensors"
+    weights.parent.mkdir()
+    save_supernet(make_supernet(SPACE), weights)
+    found = export_network(
+        "autoformer-micro",
+        "min",
+        out=tmp_path / "out",
+        format=format,
+        weights=weights,
+        batch=None if format == "onnx" else 1,  # for any batch torch exports the graph, otherwise hwnas composes it
+    )
+    folders = (str(tmp_path), str(Path(torch.__file__).parent), str(Path(hwnas.__file__).parent))
+    for path in found.files[0].rglob("*") if found.files[0].is_dir() else found.files:
+        content = path.read_bytes() if path.is_file() else b""
+        assert [folder for folder in folders if folder.encode() in content] == [], path
+    assert found.weights == str(weights)
 
 
 @pytest.mark.slow

@@ -422,6 +422,11 @@ def absolute_data_name(name: str) -> str:
         return str(absolute_path(path)) if len(path.parts) > 1 or path.is_absolute() or path.is_dir() else name
 
 
+def short_data_name(name: str) -> str:
+    """Return a name of data without the folders that it lies in, for files that others read."""
+    return Path(name).name if Path(name.removeprefix("wds/")).is_absolute() else name
+
+
 def _no_test_images(path: Path, remedy: str) -> str:
     return f"{path} has no test images for a last check of the chosen network; to have some, add {remedy}"
 

@@ -17,7 +17,14 @@ from hwnas.errors import InputError
 from hwnas.train.data import parquet as parquet_module
 from hwnas.train.data.images import ArrayDataset, BadImageError, require_same_images, write_image_list
 from hwnas.train.data.loader import EvalLoader
-from hwnas.train.data.sources import DataConfig, DataSplits, absolute_data_name, open_data, register_dataset
+from hwnas.train.data.sources import (
+    DataConfig,
+    DataSplits,
+    absolute_data_name,
+    open_data,
+    register_dataset,
+    short_data_name,
+)
 from tests.train.data.image_files import pixels, png, write_folder, write_parquet
 
 SHAPE = (3, 8, 8)
@@ -578,3 +585,16 @@ def test_a_shard_whose_members_have_negative_sizes_does_not_hang(tmp_path: Path)
     (tmp_path / "train.tar").write_bytes(data)
     with pytest.raises(InputError, match="uncompressed tar file"):
         opened(f"wds/{tmp_path}", classes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("/home/me/photos", "photos"),
+        ("wds//home/me/shards", "shards"),
+        ("torch/cifar10", "torch/cifar10"),
+        ("digits", "digits"),
+    ],
+)
+def test_data_has_a_name_without_its_folders(name: str, short: str) -> None:
+    assert short_data_name(name) == short
