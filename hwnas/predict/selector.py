@@ -289,4 +289,5 @@ def _commands(metric: Metric, device: str, space: str | None) -> str:
     parts = ("runtime", "precision", "fixed_batch")
     options += [(name.removeprefix("fixed_"), getattr(metric.deployment, name)) for name in parts]
     profile = "".join(f" --{name} {value}" for name, value in options if value)
-    return f"hwnas profile{profile}, then hwnas fit --device {device}"
+    other = "" if metric.name in TIMED_METRICS else f" --metric {metric.name}"  # that of hwnas.toml may be another
+    return f"hwnas profile{profile}, then hwnas fit --device {device}{other}"

@@ -222,7 +222,7 @@ def test_the_commands_of_a_project_need_no_options(
         ("profile --samples 12 --pairs 8", "fit"),
         ("fit", "search"),
         ("search --budget 8", "report runs/search"),
-        ("report runs/search", "export runs/search --arch "),
+        ("report", "export runs/search --arch "),
     )
     for step, following in steps:
         assert run(step.split()) == 0, capsys.readouterr().err

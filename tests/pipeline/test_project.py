@@ -46,6 +46,7 @@ def proposed(minutes: float) -> tuple[Project, str, int, int, int]:
     found = propose_project("digits", minutes=minutes, machine=detect())
     train, profile, search = (found.options[name] for name in ("train", "profile", "search"))
     assert found.options["fit"]["space"] == train["space"]
+    assert found.options["fit"]["metric"] == ["latency_ms", *search["objective"]]  # type: ignore[misc]
     numbers = [table[key] for table, key in ((train, "epochs"), (profile, "samples"), (search, "budget"))]
     epochs, samples, budget = (int(str(number)) for number in numbers)
     return found, str(train["space"]), epochs, samples, budget

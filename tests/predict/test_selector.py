@@ -113,7 +113,11 @@ def test_where_there_is_none_the_error_names_the_commands(tmp_path: Path) -> Non
     with pytest.raises(MissingError, match="there is no predictor for a100") as caught:
         choose_predictor(parse_metric("latency_ms@a100"), space="glit-tiny", predictors=tmp_path)
     assert caught.value.known == ("h200",)
-    assert caught.value.hint == "hwnas profile --space glit-tiny --device a100, then hwnas fit --device a100"
+    commands = "hwnas profile --space glit-tiny --device a100, then hwnas fit --device a100"
+    assert caught.value.hint == commands
+    with pytest.raises(MissingError) as caught:
+        choose_predictor(parse_metric("memory_mb@a100"), space="glit-tiny", predictors=tmp_path)
+    assert caught.value.hint == f"{commands} --metric memory_mb"
     for text, space in (
         ("throughput@h200", "glit-tiny"),
         ("latency_ms@h200/b8", "glit-tiny"),
