@@ -54,10 +54,11 @@ class LazyGroup(click.Group):
         if name not in self.rows and not name.startswith("-") and not ctx.resilient_parsing:
             hint = f"{ctx.command_path} {nearest(name, self.rows) or '--help'}"
             raise UsageError(f"command {name!r} is not known", got=name, known=self.rows, hint=hint)
-        resolved = super().resolve_command(ctx, args)
-        if resolved[1] is not None and not ctx.resilient_parsing:
-            self._read_project(ctx, resolved[1], resolved[2])
-        return resolved
+        found, command, words = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            words = _with_resumed_run(words) if name == "train" else words
+            self._read_project(ctx, command, words)
+        return found, command, words
 
     def _read_project(self, ctx: click.Context, command: click.Command, args: list[str]) -> None:
         """Give a command the options that the project's file has for it, and say so."""
@@ -76,6 +77,16 @@ class LazyGroup(click.Group):
         """Write the summaries of the commands into the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(row.name, row.summary) for row in self.rows.values()])
+
+
+def _with_resumed_run(args: Sequence[str]) -> list[str]:
+    """Return the arguments of a training with `--resume RUN`, as a search has it, as `--resume --out RUN`."""
+    words = list(args)
+    place = words.index("--resume") + 1 if "--resume" in words else len(words)
+    has_out = any(word.partition("=")[0] == "--out" for word in words)
+    if has_out or place == len(words) or words[place].startswith("-"):
+        return words
+    return [*words[:place], "--out", *words[place:]]
 
 
 def _spelled(command: click.Command, values: Mapping[str, Any]) -> Iterator[str]:

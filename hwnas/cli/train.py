@@ -120,7 +120,9 @@ _RECIPE_OPTIONS = (
 )
 _RUN_OPTIONS = (
     click.option("--out", type=PATH, show_default="new folder under runs/", help="Run folder."),
-    click.option("--resume", is_flag=True, help="Resume the training in --out, or in that of hwnas.toml."),
+    click.option(
+        "--resume", is_flag=True, help="Resume the training in --out, in a RUN given here, or in that of hwnas.toml."
+    ),
     click.option(
         "--evaluate-every",
         type=EPOCHS_OR_ZERO,

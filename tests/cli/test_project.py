@@ -77,6 +77,32 @@ def test_a_training_is_resumed_in_the_run_of_the_file(tmp_path: Path) -> None:
     assert options(tmp_path, '[search]\nout = "runs/search"\n', "--resume runs/other", name="search") == {}
 
 
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("train --resume runs/b", "runs/b"),
+        ("train --resume runs/b --epochs 3", "runs/b"),
+        ("train --out runs/b --resume", "runs/b"),
+        ("train --resume --epochs 3", "runs/a"),
+        ("train --resume", "runs/a"),
+    ],
+)
+def test_a_resumed_training_is_named_as_a_resumed_search_is(
+    line: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hwnas.toml").write_text('[train]\nout = "runs/a"\n')
+    assert run(line.split()) == 1
+    err = capsys.readouterr().err
+    assert f"error: {folder} holds no training to resume" in err
+    assert ("hwnas.toml: --out runs/a" in err) == (folder == "runs/a")
+
+
+def test_a_resumed_training_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--out", "runs/b", "--resume", "runs/c"]) == 2
+    assert "unexpected extra argument (runs/c)" in capsys.readouterr().err
+
+
 def test_the_options_of_the_file_are_words_of_a_command_line(tmp_path: Path) -> None:
     text = (
         '[search]\nsupernet = "runs/a b"\nobjective = ["throughput", "params"]\nprecision = ["fp32", "int8"]\n'
