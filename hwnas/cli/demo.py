@@ -147,9 +147,8 @@ def _verification_sentence(record: "SearchRecord", speed: str) -> str:
     floor = f"; two measurements of one network differ by {max(floors):.1%}" if floors else ""
     failed = sum(member.failure is not None for member in found.members)
     many = "All of them" if not failed else f"{len(found.members) - failed} of {len(found.members)}"
-    low, high = min(found.mape.values()), max(found.mape.values())
-    errors = f"{high:.1%} on average" if len(found.mape) == 1 else f"{low:.1%} to {high:.1%} on average by precision"
-    return f"{many} were measured: the predictions were off by {errors}{floor}."
+    off = "" if found.mean_error is None else f": the predictions were off by {found.mean_error:.1%} on average{floor}"
+    return f"{many} were measured{off}."
 
 
 def _network_sentence(done: "DemoResult", speed: str) -> str:

@@ -153,11 +153,14 @@ class ProfileQuality:
     @property
     def problems(self) -> tuple[str, ...]:
         """Reasons not to rely on the measurements; empty for a good profile."""
-        problems = []
-        floor = self.noise_floor
-        if floor is None:
-            problems.append(f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}")
-        elif floor.mean_error > MAX_MEAN_ERROR:
+        few = f"{self.num_repeated} networks were measured twice, a noise floor needs {MIN_NETWORKS}"
+        return (*((few,) if self.noise_floor is None else ()), *self.disturbances)
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """The problems without that of too few networks for a noise floor, which a small front cannot help."""
+        problems, floor = [], self.noise_floor
+        if floor is not None and floor.mean_error > MAX_MEAN_ERROR:
             problems.append(f"the noise floor is {floor.mean_error:.1%}, at most {MAX_MEAN_ERROR:.0%} is allowed")
         unstable = self.num_unstable / max(1, self.num_measurements)
         if unstable > MAX_UNSTABLE:

@@ -97,8 +97,8 @@ def _summary(data: RunData) -> Iterator[tuple[str, str]]:
         spread = record.seeds.hypervolume
         yield f"hypervolume of {len(record.seeds.seeds)} seeds", f"{spread.mean:.3f} ± {spread.std:.3f}"
     verification = None if record is None else record.verification
-    if verification is not None and verification.mape:
-        yield "prediction error", percent(max(verification.mape.values()))
+    if verification is not None and verification.mean_error is not None:
+        yield "prediction error", percent(verification.mean_error)
 
 
 def _duration(seconds: float) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 from hwnas.metrics import QUALITIES, TIMED_METRICS, indistinct_supernet_warning, parse_metric
 from hwnas.report.data import Member, MetricInfo, RunData, percent, shown
 from hwnas.search.choice import Pick
-from hwnas.search.record import SearchRecord
+from hwnas.search.record import SearchRecord, Verification
 
 Level = Literal["note", "warning"]
-_SHORTFALL = 0.15
-"""Shortfall of coverage below its confidence from which a warning is shown."""
+_SHORTFALL, _STANDARD_ERRORS = 0.15, 2
+"""Shortfall of coverage below its confidence from which a warning is shown, if it is also so many standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +177,8 @@ def _trust(data: RunData) -> str:
         return ""
     if verification is None or not verification.has_measurements:
         return "; speeds are predicted, not measured"
-    errors = [error for error in verification.mape.values() if math.isfinite(error)]
-    off = f", with a mean prediction error of {percent(max(errors))}" if errors else ""
+    error = verification.mean_error
+    off = "" if error is None or not math.isfinite(error) else f", with a mean prediction error of {percent(error)}"
     doubtful = " (with doubtful measurements)" if any(profile.problems for profile in verification.profiles) else ""
     but = "".join(f", but {key} is predicted" for key in verification.unmeasured)
     return f"; measured on the device after the search{but}{doubtful}{off}"
@@ -247,16 +247,25 @@ def _measured_badly(data: RunData) -> Iterator[str]:
     if violating:
         limits = ", ".join(dict.fromkeys(limit for member in violating for limit in member.violated))
         yield f"Violating a constraint when measured ({limits}): {len(violating)} of {len(data.front)} networks."
-    for key, share in verification.coverage.items():
-        if verification.confidence is not None and share < verification.confidence - _SHORTFALL:
-            yield (
-                f"Only {percent(share, digits=0)} of the measured values of {_name(data, key)} lie inside intervals "
-                f"that promise {percent(verification.confidence, digits=0)}."
-            )
+    yield from _poor_coverage(data, verification)
     for profile in verification.profiles:
         measured = f"in {Path(profile.path).name}" if data.deployments else f"at batch {profile.batch}"
         for problem in profile.problems:
             yield f"Measurements {measured}: {problem}."
+
+
+def _poor_coverage(data: RunData, verification: Verification) -> Iterator[str]:
+    promised = verification.confidence
+    if promised is None:
+        return
+    for key, checks in verification.checks.items():
+        share = sum(check.is_inside for check in checks) / len(checks)
+        by_chance = _STANDARD_ERRORS * math.sqrt(promised * (1 - promised) / len(checks))
+        if share < promised - max(_SHORTFALL, by_chance):
+            yield (
+                f"Only {percent(share, digits=0)} of the measured values of {_name(data, key)} lie inside intervals "
+                f"that promise {percent(promised, digits=0)}."
+            )
 
 
 def _supernet_warning(record: SearchRecord) -> str | None:

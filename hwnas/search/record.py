@@ -7,7 +7,7 @@ Metrics are named by their full text, `throughput@h200/torch-graph/bf16/b64`. Pa
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,6 +99,13 @@ class MetricCheck:
     verdict: str
     """Why it is not stable; empty if it is."""
 
+    @property
+    def is_inside(self) -> bool:
+        """True if the measured value lies inside the predicted interval."""
+        if self.lower is None or self.upper is None or self.measured is None:
+            return False
+        return self.lower <= self.measured <= self.upper
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedMember:
@@ -167,6 +174,21 @@ class Verification:
     def has_measurements(self) -> bool:
         """True if at least one metric was measured."""
         return self.status in ("verified", "partly")
+
+    @property
+    def checks(self) -> dict[str, list[MetricCheck]]:
+        """What was predicted and measured, by metric, over the networks of all deployments."""
+        found: dict[str, list[MetricCheck]] = {}
+        for member in self.members:
+            for name, check in member.metrics.items():
+                if check.predicted is not None and check.measured:
+                    found.setdefault(name, []).append(check)
+        return found
+
+    @property
+    def mean_error(self) -> float | None:
+        """Mean relative error of the predictions, of several metrics the largest."""
+        return max((_mean_error(checks) for checks in self.checks.values()), default=None)
 
     def covers(self, metric: str) -> bool:
         """Return True if a metric was measured."""
@@ -329,3 +351,7 @@ def read_record(run: Path) -> SearchRecord:
         hint = "read it with the version of hwnas that wrote it, or start a new search"
         raise InputError(f"{path} must be a record of schema {SCHEMA}", got=got, hint=hint)
     return from_mapping(SearchRecord, data, where=str(path))
+
+
+def _mean_error(checks: Sequence[MetricCheck]) -> float:
+    return sum(abs((check.predicted or 0.0) / (check.measured or 1.0) - 1) for check in checks) / len(checks)

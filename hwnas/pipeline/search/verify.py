@@ -345,7 +345,7 @@ def _verified_profile(path: Path, run: Path) -> VerifiedProfile:
         num_unstable=quality.num_unstable,
         num_failed=sum(failure.count for failure in quality.failures),
         drift=None if quality.drift is None else quality.drift.change,
-        problems=quality.problems,
+        problems=quality.disturbances,
         num_measurements=quality.num_measurements,
     )
 
