@@ -94,7 +94,7 @@ def _row(arch_id: str, accuracy: float, speed: float, deployment: str | None = N
 def _done(rows: tuple[Any, ...], *failures: str | None) -> Any:
     members = [SimpleNamespace(failure=failure) for failure in failures]
     found = SimpleNamespace(
-        status="verified", profiles=(), members=members, mape={SPEED: 0.02}, covers=lambda metric: metric == SPEED
+        status="verified", profiles=(), members=members, mean_error=0.02, covers=lambda metric: metric == SPEED
     )
     spec = SimpleNamespace(objectives=("accuracy", SPEED))
     return SimpleNamespace(front=rows, record=SimpleNamespace(spec=spec, verification=found, winners=()))
@@ -114,12 +114,10 @@ def test_the_sentences_claim_no_more_than_was_found() -> None:
 
 def test_the_sentences_of_a_front_of_precisions_name_them() -> None:
     rows = (_row("a", 0.9, 100.0, "openvino/fp32"), _row("b", 0.8, 250.0, "openvino/int8"))
-    done = _done(rows, None, None)
-    done.record.verification.mape = {"throughput@h200/openvino/fp32/b1": 0.01, "throughput@h200/openvino/int8/b1": 0.03}
-    front, errors, _ = summarize_demo(done)
+    front, errors, _ = summarize_demo(_done(rows, None, None))
     assert front.startswith("The front has 2 networks (1 in fp32, 1 in int8), ")
     assert "from 90.0% at 100 images/s in fp32 to 80.0% at 250 images/s in int8: 2.5 times" in front
-    assert "off by 1.0% to 3.0% on average by precision" in errors
+    assert errors == "All of them were measured: the predictions were off by 2.0% on average."
 
 
 def test_a_demo_searches_the_precisions_that_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
