@@ -100,13 +100,7 @@ def valid_runs(samples: Samples) -> Nanoseconds:
     These are device times if there are any, else CPU times, else the wall times of the runs without an involuntary
     context switch; of each those whose core was not slowed down, if it was watched.
     """
-    times = _all_runs(samples)
-    undisturbed = np.ones(len(times), dtype=bool)
-    if samples.switches and not samples.device_ns and not samples.cpu_ns:
-        undisturbed &= np.asarray(samples.switches) == 0
-    if samples.quickest_loop_ns is not None:
-        undisturbed &= np.asarray(samples.loop_ns) <= MAX_SLOWED * samples.quickest_loop_ns
-    valid: Nanoseconds = times[undisturbed]
+    valid: Nanoseconds = _all_runs(samples)[_are_valid(samples)]
     return valid
 
 
@@ -125,7 +119,7 @@ def run_ns(samples: Samples, runs: Nanoseconds | None = None) -> float:
 
 def latency_ratio(samples: Samples, reference: Samples) -> float:
     """Return the latency of a network relative to the reference network that alternated with it."""
-    runs, reference_runs = _counted_runs(samples, reference)
+    runs, reference_runs = (times[~np.isnan(times)] for times in _counted_runs(samples, reference))
     return run_ns(samples, runs) / run_ns(reference, reference_runs)
 
 
@@ -307,9 +301,14 @@ def noise_floor(pairs: Sequence[tuple[float, float]]) -> NoiseFloor | None:
 
 
 def mean_of_fastest(values: Nanoseconds) -> Any:
-    """Return the mean of the smallest 30 % of the values along the last axis, of at least one."""
-    count = max(1, round(FASTEST * values.shape[-1]))
-    return np.partition(values, count - 1, axis=-1)[..., :count].mean(axis=-1)
+    """Return the mean of the smallest 30 % of the values along the last axis, of at least one; NaN counts as none."""
+    missing = np.isnan(values)
+    if not missing.any():
+        count = max(1, round(FASTEST * values.shape[-1]))
+        return np.partition(values, count - 1, axis=-1)[..., :count].mean(axis=-1)
+    counts = np.maximum(1, np.round(FASTEST * (~missing).sum(axis=-1))).astype(np.int64)
+    sums = np.cumsum(np.sort(values, axis=-1), axis=-1)  # NaN comes last
+    return np.take_along_axis(sums, counts[..., None] - 1, axis=-1)[..., 0] / counts
 
 
 def fast_quantile(values: Nanoseconds, level: float) -> Any:
@@ -322,16 +321,26 @@ def fast_quantile(values: Nanoseconds, level: float) -> Any:
     return low + (high - low) * weight if weight < 0.5 else high - (high - low) * (1 - weight)
 
 
+def _are_valid(samples: Samples) -> NDArray[np.bool_]:
+    """True for each run that counts, see `valid_runs`."""
+    valid = np.ones(len(samples.wall_ns), dtype=np.bool_)
+    if samples.switches and not samples.device_ns and not samples.cpu_ns:
+        valid &= np.asarray(samples.switches) == 0
+    if samples.quickest_loop_ns is not None:
+        valid &= np.asarray(samples.loop_ns) <= MAX_SLOWED * samples.quickest_loop_ns
+    return valid
+
+
 def _counted_runs(samples: Samples, reference: Samples) -> tuple[Nanoseconds, Nanoseconds]:
-    """The runs of both networks that their ratio is made of: the valid ones.
+    """The runs of both networks that their ratio is made of, with NaN in the place of the others: the valid ones.
 
     If too few of one are left because the core was slowed down, all runs of both count: a ratio of undisturbed runs to
     slowed ones would be further off. The verdict calls such a measurement unstable.
     """
-    valid = valid_runs(samples), valid_runs(reference)
-    if samples.quickest_loop_ns is not None and min(map(len, valid)) < MIN_RUNS:
+    valid = _are_valid(samples), _are_valid(reference)
+    if samples.quickest_loop_ns is not None and min(map(np.count_nonzero, valid)) < MIN_RUNS:
         return _all_runs(samples), _all_runs(reference)
-    return valid
+    return np.where(valid[0], _all_runs(samples), np.nan), np.where(valid[1], _all_runs(reference), np.nan)
 
 
 def _all_runs(samples: Samples) -> Nanoseconds:
@@ -340,18 +349,18 @@ def _all_runs(samples: Samples) -> Nanoseconds:
 
 
 def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamples: int) -> Nanoseconds:
-    """Latency ratios of runs resampled with replacement."""
+    """Latency ratios of pairs resampled with replacement.
+
+    The runs of a pair are next to each other in time: they are drawn together, so that a slow moment affects both sides
+    of the ratio, and all samples of a turn, as it did in the measurement.
+    """
     runs, reference_runs = _counted_runs(samples, reference)
-    if not len(runs) or not len(reference_runs):
-        raise InputError("an interval needs valid runs", got=f"{len(runs)} and {len(reference_runs)} of the reference")
-    num_pairs = min(len(samples.wall_ns), len(reference.wall_ns))
-    turns = runs[:, None], reference_runs[:, None]
-    # The runs of a pair are next to each other in time. Where every run is valid they are drawn together, so that a
-    # slow moment affects both sides of the ratio as it did in the measurement.
-    paired = len(runs) == len(samples.wall_ns) and len(reference_runs) == len(reference.wall_ns)
-    paired = paired and not len(runs) % num_pairs and not len(reference_runs) % num_pairs
-    if paired:
-        turns = runs.reshape(num_pairs, -1), reference_runs.reshape(num_pairs, -1)
+    counts = [int(np.count_nonzero(~np.isnan(times))) for times in (runs, reference_runs)]
+    if not all(counts):
+        raise InputError("an interval needs valid runs", got=f"{counts[0]} and {counts[1]} of the reference")
+    num_pairs = min(len(runs), len(reference_runs))
+    paired = not len(runs) % num_pairs and not len(reference_runs) % num_pairs
+    turns = [times.reshape(num_pairs if paired else len(times), -1) for times in (runs, reference_runs)]
     sizes = len(turns[0]), 0 if paired else len(turns[1])
     block = min(resamples, max(1, _MAX_DRAWS // max(len(runs), len(reference_runs))))
     ratios = []
@@ -362,7 +371,8 @@ def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamp
             mean_of_fastest(part[drawn].reshape(size, -1)) for part, drawn in zip(turns, draws, strict=True)
         )
         ratios.append(ours / theirs)
-    return np.concatenate(ratios)
+    found = np.concatenate(ratios)
+    return found[~np.isnan(found)]  # without draws of pairs in which no run of a network counts
 
 
 @lru_cache(maxsize=4)

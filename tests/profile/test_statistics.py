@@ -1,6 +1,8 @@
 """Statistics of runs against plain formulas and simulated machines."""
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hwnas.profile.statistics import (
     latency_median_ms,
     latency_ms,
     latency_ratio,
+    mean_of_fastest,
     noise_floor,
     reference_drift,
     reference_latency_ms,
@@ -41,6 +44,13 @@ def simulated(
     return Samples(
         wall_ns=tuple((4 * nanoseconds).astype(int).tolist()), cpu_ns=tuple(nanoseconds.astype(int).tolist())
     )
+
+
+def watched(values_ms: Iterable[float], *, slowed: Sequence[int] = ()) -> Samples:
+    """Runs on a core that was slowed down during some of them."""
+    runs = cpu(*values_ms)
+    loop_ns = tuple(1_500 if index in slowed else 1_000 for index in range(len(runs.wall_ns)))
+    return replace(runs, loop_ns=loop_ns, quickest_loop_ns=1_000)
 
 
 def test_the_device_clock_comes_before_cpu_time_and_that_before_the_wall() -> None:
@@ -127,6 +137,34 @@ def test_the_runs_of_a_pair_are_drawn_together() -> None:
     )
     shifted = latency_interval(cpu(*(20 * np.repeat(slow, 3)[1:])), theirs, reference_ms=10, seed=0)
     assert shifted.high_ms - shifted.low_ms > 0.5
+
+
+def test_the_runs_of_a_turn_are_drawn_together_also_where_one_does_not_count() -> None:
+    turns = np.random.default_rng(5).normal(20, 0.5, 24)  # four runs in a turn are alike, so they are one observation
+    theirs = watched([10.0] * 24)
+    one = latency_interval(watched(turns), theirs, reference_ms=10, seed=0)
+    for slowed in ((), (17,)):
+        four = latency_interval(watched(np.repeat(turns, 4), slowed=slowed), theirs, reference_ms=10, seed=0)
+        assert four.high_ms - four.low_ms == pytest.approx(one.high_ms - one.low_ms, rel=0.15)
+
+
+def test_a_slow_moment_of_both_networks_is_no_width_also_where_a_run_does_not_count() -> None:
+    slow = np.repeat([1.0, 1.3], [15, 5])
+    found = latency_interval(watched(20 * slow, slowed=(3,)), watched(10 * slow), reference_ms=10, seed=0)
+    assert found == Interval(low_ms=20, high_ms=20)
+
+
+def test_draws_of_pairs_without_a_run_that_counts_are_left_out() -> None:
+    ours = Samples(wall_ns=(20, 20, 20), switches=(0, 1, 1))
+    theirs = Samples(wall_ns=(10, 10, 10), switches=(1, 0, 0))
+    assert latency_interval(ours, theirs, reference_ms=1, seed=0) == Interval(low_ms=2, high_ms=2)
+
+
+def test_the_mean_of_the_fastest_takes_no_missing_values() -> None:
+    rows = np.array([[3.0, np.nan, 1, 5, 2, 9, 4, 8, 7, 6], [np.nan] * 10])
+    found = mean_of_fastest(rows)
+    assert found[0] == mean_of_fastest(rows[0][~np.isnan(rows[0])]) == 2  # 3 of 9
+    assert np.isnan(found[1])
 
 
 def test_a_calm_measurement_is_stable() -> None:
