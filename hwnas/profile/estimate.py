@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from hwnas.data_paths import DataPaths
 from hwnas.devices import Device
@@ -105,13 +105,17 @@ def _first_rows(folder: Path) -> Iterator[Measurement]:
                 yield row
 
 
+def _num_pairs(row: Measurement) -> int:
+    """Return the number of pairs of a measurement: the faster network may have several samples in each."""
+    return min((len(item.wall_ns) for item in (row.samples, row.reference) if item is not None), default=0)
+
+
 def _pair_s(row: Measurement) -> float:
-    """Return the mean time of a run of the network and one of the reference network."""
+    """Return the mean time of the samples of a pair."""
     samples = (item for item in (row.samples, row.reference) if item is not None)
-    return sum(item.runs_per_sample * mean(item.wall_ns) for item in samples) / 1e9
+    return sum(item.runs_per_sample * sum(item.wall_ns) for item in samples) / _num_pairs(row) / 1e9
 
 
 def _more_s(row: Measurement) -> float:
     """Return the time of a measurement beside its graph and its runs."""
-    num_pairs = 0 if row.samples is None else len(row.samples.wall_ns)
-    return row.duration_s - (row.export_s or 0.0) - num_pairs * _pair_s(row)
+    return row.duration_s - (row.export_s or 0.0) - _num_pairs(row) * _pair_s(row)

@@ -371,8 +371,9 @@ def _bootstrap_ratios(samples: Samples, reference: Samples, *, seed: int, resamp
             mean_of_fastest(part[drawn].reshape(size, -1)) for part, drawn in zip(turns, draws, strict=True)
         )
         ratios.append(ours / theirs)
-    found = np.concatenate(ratios)
-    return found[~np.isnan(found)]  # without draws of pairs in which no run of a network counts
+    found: Nanoseconds = np.concatenate(ratios)
+    known: Nanoseconds = found[~np.isnan(found)]  # without draws of pairs in which no run of a network counts
+    return known
 
 
 @lru_cache(maxsize=4)

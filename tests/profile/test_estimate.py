@@ -15,12 +15,16 @@ from tests.records.rows import SESSION, make_setting, manifest, row, samples, su
 DEVICE = Device(name="toy-2c", kind="cpu", vendor="toy", architecture="toy")
 
 
-def write(folder: Path, name: str, setting: Setting, *, pair_ns: int = 3_000_000, start_s: float = 9.0) -> None:
+def write(
+    folder: Path, name: str, setting: Setting, *, pair_ns: int = 3_000_000, start_s: float = 9.0, per_turn: int = 1
+) -> None:
     """A profile of two processes: a pair of runs takes `pair_ns`, and as long as ten of them everything else."""
     described = manifest(setting=setting)
     with Store(folder / setting.device / name, manifest=described, session=SESSION) as store:
         for number in range(6):
-            store.append(measured(number, setting, described.environment_id, pair_ns=pair_ns, start_s=start_s))
+            found = measured(number, setting, described.environment_id, pair_ns=pair_ns, start_s=start_s)
+            turns = replace(samples(1, 24 * per_turn), wall_ns=(pair_ns // 2 // per_turn,) * 24 * per_turn)
+            store.append(replace(found, samples=turns))
 
 
 def measured(number: int, setting: Setting, environment_id: str, *, pair_ns: int, start_s: float) -> Measurement:
@@ -35,9 +39,10 @@ def plan(setting: Setting) -> Plan:
     return Plan(device=setting.device, space="autoformer-micro", seed=0, pairs=24, origin=SESSION, tasks=tasks)
 
 
-def test_the_time_of_a_profile_is_that_of_its_networks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_turn", [1, 4])
+def test_the_time_of_a_profile_is_that_of_its_networks(tmp_path: Path, per_turn: int) -> None:
     setting = make_setting()
-    write(tmp_path, "a", setting)
+    write(tmp_path, "a", setting, per_turn=per_turn)
     (pace,) = similar_paces(plan(setting), DEVICE, ((tmp_path, "own"),))
     macs = paired_macs(subject(), setting)
     assert pace.graph_s == 0.25
