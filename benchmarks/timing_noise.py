@@ -6,7 +6,8 @@
 With profiles, the statistics are compared on their rows: the noise floor from networks that were measured twice, and
 the share of measurements whose 95 % interval is wider than the limit of a stable one. With --measure, networks are
 measured here twice with one sample in each turn and twice with up to four, in alternating order, the reference network
-loaded anew for each pass.
+loaded anew for each pass. Latencies are relative to those with one sample, before which no run refills the caches if it
+is a single run.
 """
 
 import argparse
@@ -56,7 +57,14 @@ STATISTICS: dict[str, Statistic] = {
     "fastest 40 %": fastest(0.4),
 }
 STATISTICS_HEADER: Line = ("profile", "networks measured twice", *STATISTICS)
-SAMPLES_HEADER: Line = ("samples in a turn", "networks", "noise", "wide intervals", "seconds per measurement")
+SAMPLES_HEADER: Line = (
+    "samples in a turn",
+    "networks",
+    "noise",
+    "wide intervals",
+    "latency",
+    "seconds per measurement",
+)
 
 
 def counted(row: Measurement) -> tuple[Runs, Runs]:
@@ -125,11 +133,13 @@ def samples_lines(arguments: argparse.Namespace) -> Iterator[Line]:
                 wide[samples].append(width(done.samples, done.reference) > MAX_INTERVAL)
             ratios[samples].append(found)
     for samples, (first, second) in ratios.items():
+        latency = np.median(np.mean(ratios[samples], axis=0) / np.mean(ratios[1], axis=0))
         yield (
             "1" if samples == 1 else f"up to {samples}",
             str(len(first)),
             f"{100 * noise(zip(first, second, strict=True)):.2f} %",
             f"{100 * np.mean(wide[samples]):.0f} %",
+            f"{latency:.3f}",
             f"{np.median(seconds[samples]):.2f}",
         )
 
@@ -153,7 +163,7 @@ def main() -> None:
     print(markdown(header, ()))
     lines = printed(samples_lines(given) if given.measure else map(statistics_line, given.profiles))
     if given.save:
-        name = "timing_noise-samples" if given.measure else "timing_noise"
+        name = f"timing_noise-samples-{given.space}" if given.measure else "timing_noise"
         command, device = f"python -m benchmarks.timing_noise {asked()}", detect().cpu.slug
         notes = f"An interval is wide above {MAX_INTERVAL:.0%} of the latency."
         print(save(markdown(header, lines), name=name, device=device, title=title, command=command, notes=notes))

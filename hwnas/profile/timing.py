@@ -100,7 +100,9 @@ def plan_samples(candidate: RuntimeSession, reference: RuntimeSession) -> tuple[
     """Return how to take samples of two warm networks in turn.
 
     The faster one takes as many samples in its turn as last about as long as the turn of the other, at most four: they
-    make a pair little longer, and the time of a fast network varies most.
+    make a pair little longer, and the time of a fast network varies most. A reference network whose sample is a single
+    run takes no more than one, also beside a slower network: its caches are then as cold in all pairs of a campaign,
+    whose latencies it converts to milliseconds.
     """
     plans, times_ns = zip(*map(_plan_sample, (candidate, reference)), strict=True)
     longest_ns = max(times_ns)
@@ -108,7 +110,7 @@ def plan_samples(candidate: RuntimeSession, reference: RuntimeSession) -> tuple[
         replace(plan, samples=min(_MAX_SAMPLES_PER_TURN, max(1, round(longest_ns / max(time_ns, 1)))))
         for plan, time_ns in zip(plans, times_ns, strict=True)
     )
-    return first, second
+    return first, second if second.runs > 1 else replace(second, samples=1)
 
 
 def time_pairs(
@@ -208,8 +210,6 @@ def _plan_sample(session: RuntimeSession) -> tuple[SamplePlan, float]:
 def _time_sample(session: RuntimeSession, plan: SamplePlan) -> Sample:
     """Mean of several consecutive runs, with the interruptions of all of them."""
     runs = plan.runs
-    if runs > 1:
-        session.run_once()  # refills the caches that the other network evicted; not counted
     if plan.queued and isinstance(session, QueuedSession):
         return session.run_queued(runs, delay_ns=plan.delay_ns)
     if runs == 1:
@@ -241,6 +241,8 @@ class _Runs:
 
     def take_turn(self) -> None:
         """Take the samples of a turn."""
+        if self._plan.runs > 1 or self._plan.samples > 1:
+            self._session.run_once()  # refills the caches that the other network evicted; not counted
         loop_ns = None if self._watch is None else self._watch.probe()
         for _ in range(self._plan.samples):
             self._taken.append(_time_sample(self._session, self._plan))
