@@ -258,7 +258,10 @@ def _poor_coverage(data: RunData, verification: Verification) -> Iterator[str]:
     promised = verification.confidence
     if promised is None:
         return
-    for key, checks in verification.checks.items():
+    for key, found in verification.checks.items():
+        checks = [check for check in found if check.lower is not None and check.upper is not None]
+        if not checks:
+            continue
         share = sum(check.is_inside for check in checks) / len(checks)
         by_chance = _STANDARD_ERRORS * math.sqrt(promised * (1 - promised) / len(checks))
         if share < promised - max(_SHORTFALL, by_chance):

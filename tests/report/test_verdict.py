@@ -138,6 +138,9 @@ def test_poor_coverage_is_called_out(data: RunData) -> None:
     assert text in warnings(with_inside(12, of=20))
     assert "lie inside" not in " ".join(warnings(with_inside(16, of=20)))
     assert "lie inside" not in " ".join(warnings(with_inside(1, of=2)))  # may be by chance
+    unbounded = replace(member, metrics={LATENCY: replace(inside, upper=None)})
+    without = changed(data, verification=replace(verification, members=(unbounded,) * 20))
+    assert "lie inside" not in " ".join(warnings(without))  # there is no interval
 
 
 def test_failures_violations_and_doubtful_measurements_are_called_out(data: RunData) -> None:
