@@ -482,12 +482,15 @@ def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> I
 
 
 def _overfitting_warnings(run: Path, metric: QualityMetric, *, num_images: int) -> Iterator[str]:
-    """Say that a single network was better at an earlier evaluation, by more than a standard error."""
+    """Say that a single network was better at an earlier evaluation, by more than two standard errors.
+
+    One standard error is exceeded by chance where many epochs were evaluated, of which the best one is compared.
+    """
     evaluated = [(row["heldout"]["network"], row["epoch"] + 1) for row in read_metrics(run) if _is_evaluated(row)]
     if not evaluated:
         return
     (best, epoch), (last, last_epoch) = max(evaluated, key=lambda found: found[0]), evaluated[-1]
-    if best - last > max(_FALL, math.sqrt(best * (1 - best) / num_images)):
+    if best - last > max(_FALL, 2 * math.sqrt(best * (1 - best) / num_images)):
         fall = f"the held-out {metric} fell from {best:.2%} after epoch {epoch} to {last:.2%} after epoch {last_epoch}"
         yield f"{fall}: the network overfits, and another training with --epochs {epoch} may be better"
 
