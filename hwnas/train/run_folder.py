@@ -22,7 +22,8 @@ def require_run(folder: Path, *, resume: bool) -> None:
     """Raise an InputError unless a folder is the run that is resumed, or none that a new training could overwrite."""
     found = is_run(folder)
     if resume and not found:
-        raise InputError(f"{folder} holds no training to resume", hint="the same command without --resume")
+        hint = f"the same command with --out {shlex.quote(str(folder))} and without --resume"
+        raise InputError(f"{folder} holds no training to resume", hint=hint)
     if found and not resume:
         hint = f"--out {shlex.quote(str(folder))} --resume, or another --out"
         raise InputError(f"{folder} is a run already", hint=hint)

@@ -95,6 +95,7 @@ def test_a_resumed_training_is_named_as_a_resumed_search_is(
     assert run(line.split()) == 1
     err = capsys.readouterr().err
     assert f"error: {folder} holds no training to resume" in err
+    assert f"  try     the same command with --out {folder} and without --resume" in err
     assert ("hwnas.toml: --out runs/a" in err) == (folder == "runs/a")
 
 
