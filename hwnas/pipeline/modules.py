@@ -1,5 +1,6 @@
 """Measure, export and trace any torch module, with an example input in place of a space."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,13 +63,20 @@ class ModuleMeasurement:
     """The runs of the module, and those of the reference network in between."""
 
     def to_frame(self) -> Frame:
-        """Return the runs as a data frame, one row per pair, in milliseconds of wall, CPU and device time."""
-        columns: dict[str, list[object]] = {}
+        """Return the runs as a data frame, in milliseconds of wall, CPU and device time.
+
+        A pair has as many rows as the faster network has samples in it; the values of the other one are NaN in all but
+        the first.
+        """
+        num_rows, num_pairs = (pick(len(self.samples.wall_ns), len(self.reference.wall_ns)) for pick in (max, min))
+        columns: dict[str, list[object]] = {"pair": [row * num_pairs // num_rows for row in range(num_rows)]}
         for prefix, runs in (("", self.samples), ("reference_", self.reference)):
             for clock in ("wall", "cpu", "device"):
                 values = getattr(runs, f"{clock}_ns")
                 if values:
-                    columns[f"{prefix}{clock}_ms"] = [value / 1e6 for value in values]
+                    column: list[object] = [math.nan] * num_rows
+                    column[:: num_rows // len(values)] = [value / 1e6 for value in values]
+                    columns[f"{prefix}{clock}_ms"] = column
         return to_frame(columns)
 
     def __str__(self) -> str:
@@ -100,7 +108,7 @@ def measure_module(
         runtime: The runtime; by default the preferred one that is available.
         precision: `"fp32"`, `"fp16"`, `"bf16"` or `"tf32"`, as far as the runtime supports it.
         threads: Threads on a CPU.
-        pairs: Timed runs of each of the two networks.
+        pairs: Turns of each of the two networks; the faster one has up to four samples in each.
         machine: The machine; None: this one.
 
     Returns:

@@ -30,11 +30,17 @@ def test_a_module_is_timed_beside_the_reference_network(runtime: str) -> None:
     found = measure_module(module, IMAGES, device="cpu", runtime=runtime, pairs=8)
     assert 0 < found.lower_ms <= found.latency_ms <= found.upper_ms
     assert found.throughput == pytest.approx(2 * 1e3 / found.latency_ms)
-    assert 8 <= len(found.samples.wall_ns) == len(found.reference.wall_ns) <= 32
+    num_pairs = len(found.reference.wall_ns)
+    assert 8 <= num_pairs <= 32
+    assert len(found.samples.wall_ns) == 4 * num_pairs
     assert np.median(found.reference.wall_ns) > np.median(found.samples.wall_ns)
     assert found.parity.max_relative < 1e-4
     assert module.training
-    assert len(found.to_frame()["reference_wall_ms"]) == len(found.reference.wall_ns)
+    frame = {name: np.asarray(values) for name, values in found.to_frame().items()}
+    np.testing.assert_array_equal(frame["pair"], np.repeat(np.arange(num_pairs), 4))
+    np.testing.assert_array_equal(frame["wall_ms"], np.array(found.samples.wall_ns) / 1e6)
+    np.testing.assert_array_equal(frame["reference_wall_ms"][::4], np.array(found.reference.wall_ns) / 1e6)
+    assert np.count_nonzero(np.isnan(frame["reference_wall_ms"])) == 3 * num_pairs
 
 
 def test_a_module_that_does_not_run_is_an_error_with_its_reason() -> None:
