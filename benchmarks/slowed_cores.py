@@ -23,13 +23,19 @@ from hwnas.records import Measurement, Samples, load_profile
 HEADER: Line = ("profile", "measurements", "slowed runs", "too few others", "noise floor without", "with")
 
 
-def first_runs(samples: Samples, pairs: int) -> Samples:
-    """The first runs, all of which count."""
+def num_pairs(row: tuple[Samples, Samples]) -> int:
+    """The pairs of a measurement: the faster network may have several samples in each."""
+    return min(len(samples.wall_ns) for samples in row)
+
+
+def first_runs(samples: Samples, share: float) -> Samples:
+    """The first share of the runs, all of which count."""
+    runs = round(share * len(samples.wall_ns))
     return replace(
         samples,
-        wall_ns=samples.wall_ns[:pairs],
-        cpu_ns=samples.cpu_ns[:pairs],
-        switches=samples.switches[:pairs],
+        wall_ns=samples.wall_ns[:runs],
+        cpu_ns=samples.cpu_ns[:runs],
+        switches=samples.switches[:runs],
         loop_ns=(),
         quickest_loop_ns=None,
     )
@@ -43,15 +49,15 @@ def floor(rows: Sequence[Measurement]) -> str:
 def line(path: Path) -> Line:
     rows = [row for row in load_profile(path).measured if row.samples and row.samples.loop_ns and row.reference]
     both = [(row, row.samples, row.reference) for row in rows if row.samples and row.reference]
-    pairs = min(len(samples.wall_ns) for _, samples, _ in both)
-    without = [
-        replace(row, samples=first_runs(samples, pairs), reference=first_runs(reference, pairs))
-        for row, samples, reference in both
-    ]
+    pairs = min(num_pairs((samples, reference)) for _, samples, reference in both)
+    without = []
+    for row, samples, reference in both:
+        share = pairs / num_pairs((samples, reference))
+        without.append(replace(row, samples=first_runs(samples, share), reference=first_runs(reference, share)))
     slowed = [np.asarray(one.loop_ns) > MAX_SLOWED * (one.quickest_loop_ns or 1) for _, *two in both for one in two]
     few = sum(min(len(valid_runs(one)) for one in two) < MIN_RUNS for _, *two in both)
-    share = float(np.mean(np.concatenate(slowed)))
-    return (path.name, str(len(both)), f"{100 * share:.0f} %", str(few), floor(without), floor(rows))
+    slow = float(np.mean(np.concatenate(slowed)))
+    return (path.name, str(len(both)), f"{100 * slow:.0f} %", str(few), floor(without), floor(rows))
 
 
 def main() -> None:
