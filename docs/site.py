@@ -1,4 +1,7 @@
-"""Writes the sources of the site, from which `mkdocs build` makes it: `python docs/site.py FOLDER`.
+"""Writes the sources of the site, from which `mkdocs build` makes it.
+
+    python docs/site.py FOLDER
+    python docs/site.py --sample RUN NAME    keeps the run of a search for the gallery, as docs/samples/NAME
 
 The pages are those that are read in a checkout. Here their links are changed to the files of the site, the reference of
 the API becomes a page for each module, and reports are made for the gallery.
@@ -25,7 +28,10 @@ TOP = {
 """Pages outside of docs/, and their names on the site."""
 
 SAMPLES = FOLDER / "samples"
-"""Runs of searches, whose reports are the gallery."""
+"""Runs of searches, whose reports are the gallery, each with a page `about.md`."""
+
+_SHOWN = ("manifest.json", "search.json", "study.sqlite", "predictors/**/card.json")
+"""The files of a run that its report is made from."""
 
 _LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?(\))")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", flags=re.MULTILINE | re.DOTALL)
@@ -134,5 +140,20 @@ def _write_gallery(folder: Path) -> None:
     _write(folder / "index.md", "\n".join(lines))
 
 
+def keep_sample(run: Path, name: str) -> None:
+    """Copy what the report of a run shows to the samples, with paths from the folder that the run lies in."""
+    folder = SAMPLES / name
+    parents = f"{run.resolve().parent}/".encode()
+    for pattern in _SHOWN:
+        for path in run.glob(pattern):
+            copy = folder / path.relative_to(run)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes()
+            copy.write_bytes(content.replace(parents, b"") if path.suffix == ".json" else content)
+
+
 if __name__ == "__main__":
-    write_site(Path(sys.argv[1]))
+    if sys.argv[1] == "--sample":
+        keep_sample(Path(sys.argv[2]), sys.argv[3])
+    else:
+        write_site(Path(sys.argv[1]))

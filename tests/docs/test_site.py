@@ -14,6 +14,7 @@ import yaml
 import hwnas
 from docs import site
 from tests.docs.pages import DOCS, ROOT
+from tests.report.example import Example, make_run
 
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 
@@ -88,3 +89,21 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "site" / "gallery" / "index.html").is_file()
+
+
+def test_a_sample_keeps_what_its_report_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "SAMPLES", tmp_path / "samples")
+    run = make_run(tmp_path / "runs" / "search", Example(count=60))
+    (run / "search.json").write_text((run / "search.json").read_text() + " " + str(tmp_path / "runs" / "supernet"))
+    site.keep_sample(run, "kept")
+    kept = {path.relative_to(tmp_path / "samples" / "kept").as_posix() for path in tmp_path.glob("samples/**/*.*")}
+    assert {"manifest.json", "search.json", "study.sqlite"} <= kept
+    assert not any(name.startswith(("networks/", "profiles/")) for name in kept)
+    assert (tmp_path / "samples" / "kept" / "search.json").read_text().endswith(" supernet")
+
+
+def test_samples_say_what_they_are_and_name_no_folder_of_a_machine() -> None:
+    for folder in site.SAMPLES.glob("*/"):
+        assert (folder / "about.md").read_text(encoding="utf-8").startswith("`hwnas"), folder
+        for path in folder.rglob("*.json"):
+            assert re.findall(r'"(/[^"]+)"', path.read_text(encoding="utf-8")) == [], path
