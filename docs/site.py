@@ -7,11 +7,14 @@ The pages are those that are read in a checkout. Here their links are changed to
 the API becomes a page for each module, and reports are made for the gallery.
 """
 
+import functools
 import inspect
 import re
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import hwnas
@@ -141,15 +144,29 @@ def _write_gallery(folder: Path) -> None:
 
 
 def keep_sample(run: Path, name: str) -> None:
-    """Copy what the report of a run shows to the samples, with paths from the folder that the run lies in."""
+    """Copy what the report of a run shows to the samples, with paths that name no folder above it."""
     folder = SAMPLES / name
-    parents = f"{run.resolve().parent}/".encode()
+    above = [f"{parent}/" for parent in run.resolve().parents if len(parent.parts) > 1]
     for pattern in _SHOWN:
         for path in run.glob(pattern):
             copy = folder / path.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            content = path.read_bytes()
-            copy.write_bytes(content.replace(parents, b"") if path.suffix == ".json" else content)
+            shutil.copyfile(path, copy)
+            if copy.suffix == ".json":
+                text = copy.read_text(encoding="utf-8")
+                copy.write_text(functools.reduce(lambda found, parent: found.replace(parent, ""), above, text), "utf-8")
+            else:
+                _shorten_paths(copy, above)
+
+
+def _shorten_paths(database: Path, above: Iterable[str]) -> None:
+    """Remove the names of folders from all texts of a study."""
+    with closing(sqlite3.connect(database)) as study, study:
+        for (table,) in study.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for _, column, *_ in study.execute(f"PRAGMA table_info({table})").fetchall():
+                for parent in above:
+                    text = f"UPDATE {table} SET {column} = replace({column}, ?, '') WHERE typeof({column}) = 'text'"
+                    study.execute(text, (parent,))
 
 
 if __name__ == "__main__":
