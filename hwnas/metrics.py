@@ -187,14 +187,19 @@ class Quantity:
         return self.largest == 1
 
     def parse(self, text: str) -> float:
-        """Return the value of a number with or without a unit: `8`, `8ms`, `1.4G`."""
+        """Return the value of a number with or without a unit: `8`, `8ms`, `1.4G`.
+
+        Raises:
+            UnknownNameError: There is no such unit; its hint is the number with the nearest one.
+            InputError: It is no number.
+        """
         match = _NUMBER.fullmatch(text) if len(text) <= _MAX_BOUND else None
         if match is None:
             raise InputError(f"a bound of {self.name} must be a number, with or without a unit", got=text)
         number, unit = match.groups()
         if unit not in self.units:
             known = [suffix for suffix in self.units if suffix]
-            raise unknown(f"unit of {self.name}:", unit, known)
+            raise unknown(f"unit of {self.name}:", unit, known, hint=f"{number}{{}}")
         return float(number) * self.units[unit]
 
 

@@ -150,6 +150,10 @@ def test_an_unknown_unit_names_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"unit of latency_ms: 'min' is not known") as error:
         METRICS.get("latency_ms").parse("8min")
     assert error.value.known == ("ms", "s", "us")
+    assert error.value.hint is None
+    with pytest.raises(UnknownNameError) as error:
+        METRICS.get("latency_ms").parse("8 sec")
+    assert error.value.hint == "8s"
 
 
 @pytest.mark.parametrize("text", ["", "fast", "1.2.3", "nan", "inf", "--3"])

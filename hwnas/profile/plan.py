@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 
 from hwnas.config import Between, FileName, from_mapping, parse_json, require_schema, shown, to_mapping
-from hwnas.devices import resolve
+from hwnas.devices import DEVICES, resolve
 from hwnas.errors import InputError, UsageError, unknown
 from hwnas.files import file_errors, printable, read_text, write_atomic
 from hwnas.metrics import RUNTIMES, Deployment
@@ -219,11 +219,20 @@ def write_plan(options: CampaignOptions, path: Path) -> WrittenPlan:
     if is_folder or not path.name:
         raise InputError(f"{printable(path)} must be a file to write the plan to", got="a folder", hint="plan.jsonl")
     plan = make_plan(options, resolve(options.device), num_samples=options.num_samples)
+    if is_foreign(options.runtime, plan.device):
+        message = f"{options.runtime} cannot use {plan.device}, for which this plan is"
+        raise UsageError(message, got=f"--runtime {options.runtime}", hint=f"--runtime {AUTO}")
     if not path.parent.is_dir():
         raise InputError(f"{path} must be in a folder that exists", got=path.parent)
     save_plan(plan, path)
     networks = {task.subject.network_id for task in plan.tasks}
     return WrittenPlan(path=path, device=plan.device, num_tasks=len(plan.tasks), num_networks=len(networks))
+
+
+def is_foreign(runtime: str, device: str) -> bool:
+    """Return True for a runtime that cannot use a device of another machine, whatever is installed there."""
+    gpu = device.partition("-mig-")[0]
+    return runtime == "openvino" and gpu in DEVICES and DEVICES.get(gpu).has_cuda
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,14 @@ def parse_constraint(text: str, *, own: Mapping[str, Quantity] = MappingProxyTyp
         raise UnknownNameError(error.message, got=error.got, known=error.known, hint=hint) from error
     if sense not in ("<=", ">="):
         raise InputError("a constraint must be METRIC<=BOUND or METRIC>=BOUND", got=text, hint=f"{name}{near}{bound}")
-    constraint = Constraint(metric=metric, sense="<=" if sense == "<=" else ">=", bound=metric.quantity.parse(bound))
+    try:
+        value = metric.quantity.parse(bound)
+    except UnknownNameError as error:
+        number = error.hint or bound.strip().removesuffix(str(error.got)).strip()
+        raise UnknownNameError(
+            error.message, got=error.got, known=error.known, hint=f"{name}{sense}{number}"
+        ) from error
+    constraint = Constraint(metric=metric, sense="<=" if sense == "<=" else ">=", bound=value)
     _require_possible(constraint, text=text)
     return constraint
 

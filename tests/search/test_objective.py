@@ -61,6 +61,8 @@ def test_violation_is_a_share_of_the_bound() -> None:
         ("1<=macs<=2", "a constraint must be METRIC<=BOUND or METRIC>=BOUND", "latency_ms<=8"),
         ("accuracy>=75", "no network has accuracy above 1", "accuracy>=75%"),
         ("accuracy>=101", "no network has accuracy above 1", "accuracy>=99%"),
+        ("latency_ms<=3sec", "unit of latency_ms: 'sec' is not known", "latency_ms<=3s"),
+        ("throughput@cpu>=3 parsec", "unit of throughput: 'parsec' is not known", "throughput@cpu>=3"),
         ("latency_ms<=0", "no network has latency_ms of 0 or less", None),
         ("params<=-3M", "no network has params of -3e+06 or less", None),
         ("speed<=8", "metric of a constraint 'speed' is not known", None),
