@@ -26,6 +26,8 @@ _MAX_KNOWN = 24
 """Most choices that a message lists."""
 _MAX_SHOWN = 2000
 """Most characters of one part of a message, which may quote a file or a name of any length."""
+_MIN_BEGINNING = 4
+"""Fewest characters of the beginning of a name that stand for it."""
 _MAX_SPELLED = 200
 """Most characters of a name that is compared with the known ones, which takes quadratic time."""
 
@@ -38,6 +40,8 @@ class HwnasError(Exception):
         got: What was given.
         known: Values that are valid.
         hint: What to try next: an option, a value or a command.
+        correction: A misspelled name and the one that was meant. Where the name is on the command line, the command
+            with the right one is what is suggested.
 
     Attributes:
         exit_code: Exit code of a command that ends with this error.
@@ -52,12 +56,14 @@ class HwnasError(Exception):
         got: object = None,
         known: Iterable[object] = (),
         hint: str | None = None,
+        correction: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.got = got
         self.known = tuple(str(choice) for choice in known)
         self.hint = hint
+        self.correction = correction
 
     def __str__(self) -> str:
         more = len(self.known) - _MAX_KNOWN
@@ -137,6 +143,7 @@ def unknown(what: str, got: str, known: Iterable[str], *, hint: str = "{}") -> U
         got=quoted,
         known=choices,
         hint=hint.format(near) if near else None,
+        correction=(got, near) if near else None,
     )
 
 
@@ -149,10 +156,13 @@ def _printable(text: str) -> str:
 
 
 def nearest(got: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is spelled most like the given one, or None if none is similar."""
+    """Return the known name that is spelled most like the given one or alone begins with it; None: none is similar."""
     if len(got) > _MAX_SPELLED:
         return None
     folded = {choice.casefold(): choice for choice in known}
+    longer = [choice for choice in folded if choice.startswith(got.casefold())]
+    if len(longer) == 1 and len(got) >= _MIN_BEGINNING:
+        return folded[longer[0]]
     # No name is near to a text that is far longer, which would take the comparison long.
     close = difflib.get_close_matches(got[:_MAX_QUOTED].casefold(), folded, n=1, cutoff=0.5)
     return folded[close[0]] if close else None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import import_module, metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from hwnas.config import Between, UtcTime, from_mapping, load_json, require_schema, shown, to_mapping
@@ -132,6 +133,14 @@ def note_project_words(words: Sequence[str]) -> None:
     _project_words.set(tuple(words))
 
 
+_run_commands: ContextVar[Mapping[str, str]] = ContextVar("run_commands", default=MappingProxyType({}))
+
+
+def note_run_commands(commands: Mapping[str, str]) -> None:
+    """Remember the commands that make the runs of the project's file, by run folder."""
+    _run_commands.set(dict(commands))
+
+
 def command_line() -> tuple[str, ...]:
     """Return the command of this process, with the options that the project's file gives it."""
     return ("hwnas", *sys.argv[1:], *_project_words.get())
@@ -192,10 +201,23 @@ class Run:
         return cls(path, _parse(load_json(path / MANIFEST), source=str(path / MANIFEST)))
 
 
-def missing_run(path: Path) -> InputError:
-    """Make the error for a run folder that does not exist, which suggests the nearest run beside it."""
-    near = nearest_path(path, accept=lambda folder: (folder / MANIFEST).is_file())
-    return InputError(f"there is no run folder {path}", hint=None if near is None else shlex.quote(str(near)))
+def missing_run(path: Path, message: str | None = None, *, accept: Callable[[Path], bool] | None = None) -> InputError:
+    """Make the error for a run folder that does not exist.
+
+    It suggests the command that makes it, if it is a run of the project's file, or else the nearest run beside it.
+
+    Args:
+        path: The folder.
+        message: What must hold; None: that there is such a run folder.
+        accept: Returns True for a path that can take its place; None: for a run.
+    """
+    message = f"there is no run folder {path}" if message is None else message
+    if (command := _run_commands.get().get(str(path))) is not None:
+        return InputError(message, hint=command)
+    near = nearest_path(path, accept=accept or (lambda folder: (folder / MANIFEST).is_file()))
+    if near is None:
+        return InputError(message)
+    return InputError(message, hint=shlex.quote(str(near)), correction=(str(path), str(near)))
 
 
 @dataclass(frozen=True, kw_only=True)

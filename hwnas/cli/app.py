@@ -4,6 +4,8 @@ import errno
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -141,7 +143,7 @@ def run(arguments: Sequence[str], *, exiting: bool = False) -> int:
             sys.stdout.flush()
         except Exception as error:
             report_alone()
-            code = _exit_code(error, as_json=_wants_json(arguments))
+            code = _exit_code(error, arguments)
         except KeyboardInterrupt as interrupt:
             report_alone()
             code = _report_interrupt(interrupt)
@@ -218,12 +220,14 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in (words[: words.index("--")] if "--" in words else words)
 
 
-def _exit_code(error: Exception, *, as_json: bool) -> int:
-    """Print an error in the form that suits it, and return the exit code."""
+def _exit_code(error: Exception, arguments: Sequence[str]) -> int:
+    """Print the error of a command line in the form that suits it, and return the exit code."""
+    as_json = _wants_json(arguments)
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         _discard_output()
         return EXIT_BROKEN_PIPE
     if isinstance(error, HwnasError):
+        error.hint = _corrected(arguments, error.correction) or error.hint
         return _report_error(error, as_json=as_json)
     if isinstance(error, OSError) and error.errno is not None:  # what the system refuses is no bug
         return _report_error(_system_error(error), as_json=as_json)
@@ -235,13 +239,25 @@ def _exit_code(error: Exception, *, as_json: bool) -> int:
         _print_error(error.format_message())
         return UsageError.exit_code
     if isinstance(error, click.ClickException):
-        return _report_error(_usage_error(error), as_json=as_json)
+        usage = _usage_error(error, arguments)
+        usage.hint = _corrected(arguments, usage.correction) or usage.hint
+        return _report_error(usage, as_json=as_json)
     if isinstance(error, click.Abort):
         return _report_interrupt(error)
     _log.critical("a bug", exc_info=error)
     _print_error("".join(traceback.format_exception(error)).rstrip("\n"))
     _print_error("This is a bug in hwnas. Please report it, with the lines above and `hwnas doctor --json`.")
     return EXIT_BUG
+
+
+def _corrected(arguments: Sequence[str], correction: tuple[str, str] | None) -> str | None:
+    """Return the command that was typed with the one misspelled name of it put right; None: it is not in one word."""
+    if correction is None:
+        return None
+    wrong = re.compile(rf"(?<![^,:=]){re.escape(correction[0])}(?![^,:=])")
+    words = [wrong.sub(lambda _: correction[1], word) for word in arguments]
+    changed = sum(word != typed for word, typed in zip(words, arguments, strict=True))
+    return shlex.join(["hwnas", *words]) if changed == 1 else None
 
 
 def _system_error(error: OSError) -> InputError:
@@ -297,15 +313,20 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _usage_error(error: click.ClickException) -> UsageError:
-    """Turn an error of click into ours, with the nearest known option."""
+def _usage_error(error: click.ClickException, arguments: Sequence[str]) -> UsageError:
+    """Turn an error of click in a command line into ours, with the nearest known option."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "hwnas"
+    named = [word for word in arguments if word in hwnas.rows][:1]  # click forgets the command of a missing argument
+    path = context.command_path if context else " ".join(["hwnas", *named])
     if isinstance(error, click.NoSuchOption):
         parameters = context.command.get_params(context) if context else []
         known = [spelling for parameter in parameters for spelling in parameter.opts if spelling[0] == "-"]
-        option = error.option_name
-        hint = f"{path} {nearest(option, known) or '--help'}"
-        return UsageError(f"option {option!r} is not known", got=option, known=known, hint=hint)
+        option, near = error.option_name, nearest(error.option_name, known)
+        if option == "--dry-run" and "--plan-only" in known:
+            near, hint = None, f"{path} --plan-only --out plan.jsonl"
+        else:
+            hint = f"{path} {near or '--help'}"
+        correction = None if near is None else (option, near)
+        return UsageError(f"option {option!r} is not known", got=option, known=known, hint=hint, correction=correction)
     message = error.format_message().rstrip(".")
     return UsageError(message[:1].lower() + message[1:], hint=f"{path} --help")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -11,7 +12,7 @@ from hwnas.cli.logs import CommandLog
 from hwnas.cli.options import add_log_options
 from hwnas.cli.project import FILE, note_tables, project_options, project_words, read_project
 from hwnas.errors import UsageError, nearest
-from hwnas.runs import note_project_words
+from hwnas.runs import note_project_words, note_run_commands
 
 
 class CommandRow(NamedTuple):
@@ -52,8 +53,10 @@ class LazyGroup(click.Group):
         """
         name = args[0]
         if name not in self.rows and not name.startswith("-") and not ctx.resilient_parsing:
-            hint = f"{ctx.command_path} {nearest(name, self.rows) or '--help'}"
-            raise UsageError(f"command {name!r} is not known", got=name, known=self.rows, hint=hint)
+            near = nearest(name, self.rows)
+            hint, correction = f"{ctx.command_path} {near or '--help'}", None if near is None else (name, near)
+            message = f"command {name!r} is not known"
+            raise UsageError(message, got=name, known=self.rows, hint=hint, correction=correction)
         found, command, words = super().resolve_command(ctx, args)
         if command is not None and not ctx.resilient_parsing:
             words = _with_resumed_run(words) if name == "train" else words
@@ -63,7 +66,15 @@ class LazyGroup(click.Group):
     def _read_project(self, ctx: click.Context, command: click.Command, args: list[str]) -> None:
         """Give a command the options that the project's file has for it, and say so."""
         if FILE.is_file():
-            note_tables(ctx, read_project(FILE, commands=list(self.rows)))
+            tables = read_project(FILE, commands=list(self.rows))
+            note_tables(ctx, tables)
+            note_run_commands(
+                {
+                    str(Path(run)): f"hwnas {name}"
+                    for name in ("train", "search")
+                    if isinstance(run := tables.get(name, {}).get("out"), str)
+                }
+            )
         values = project_options(FILE, command, args, commands=list(self.rows))
         note_project_words(project_words(FILE, command, values, commands=list(self.rows)))
         if not values or {"-h", "--help"}.intersection(args):

@@ -92,7 +92,7 @@ def read_project(path: Path, *, commands: Sequence[str]) -> dict[str, dict[str, 
         raise InputError(f"{path} is not TOML", got=error) from error
     for name, table in tables.items():
         if name not in commands:
-            raise unknown(f"{path}: table", name, commands)
+            raise unknown(f"{path}: table", name, commands, hint="[{}]")
         if not isinstance(table, dict):
             raise InputError(f"{path}: {name} must be a table", got=shown(table), hint=f"[{name}]")
     return tables
@@ -120,7 +120,7 @@ def project_options(
     values = {}
     for key, value in table.items():
         if key not in options:
-            raise unknown(f"{path}: {name}: key", key, options)
+            raise unknown(f"{path}: {name}: key", key, options, hint=f"{{}} in [{name}]")
         values[key] = _converted(options[key], value, where=f"{path}: {name}.{key}")
     given = _given(arguments, options)
     if "resume" in given:

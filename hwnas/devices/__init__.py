@@ -11,7 +11,7 @@ from hwnas.devices.datasheets import DEVICES, match
 from hwnas.devices.device import Device
 from hwnas.devices.gpu import Gpu
 from hwnas.devices.intel import Accelerator
-from hwnas.devices.machine import Machine, detect, require, resolve, select_gpus
+from hwnas.devices.machine import Machine, detect, misspelled, require, resolve, select_gpus
 
 __all__ = [
     "DEVICES",
@@ -22,6 +22,7 @@ __all__ = [
     "Machine",
     "detect",
     "match",
+    "misspelled",
     "require",
     "resolve",
     "select_gpus",

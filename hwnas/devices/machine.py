@@ -1,9 +1,10 @@
 """Detect the devices of this machine, and resolve device names such as `cpu` and `auto`."""
 
+import difflib
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwnas.devices.cpu import Cpu, detect_cpu
@@ -17,6 +18,9 @@ from hwnas.runs import CommandRunner, run_command
 _SLICE = r"[a-z0-9]+(-[a-z0-9]+)*-mig-(\d+c\.)?\d+g\.\d+gb(-[a-z]+)*"
 _DETECTED_NAME = re.compile(rf"[a-z0-9]+(-[a-z0-9]+)*-\d+c(-[a-z0-9]+)?|intel-[gn]pu(-[a-z0-9]+)+|{_SLICE}")
 """Names of CPUs, of Intel's accelerators and of slices of GPUs, which have no datasheets."""
+
+_ONE_CHARACTER = 0.95
+"""Similarity of two such names that differ in one character."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,20 @@ def resolve(name: str, *, machine: Machine | None = None) -> str:
     raise unknown("device", name, ["auto", *names, *DEVICES.names()], hint="--device {}")
 
 
+def misspelled(name: str, known: Iterable[str], *, machine: Machine | None = None) -> str | None:
+    """Return the device that a name without a device differs from by a character; None: there is none.
+
+    Args:
+        name: A resolved name. Of a CPU it may be any, as that of another machine.
+        known: Names of devices, besides those of the machine.
+        machine: The machine; None: this one.
+    """
+    here = [device.name for device in (machine or detect()).devices]
+    if name in DEVICES or name in here:
+        return None
+    return next(iter(difflib.get_close_matches(name, [*here, *known], n=1, cutoff=_ONE_CHARACTER)), None)
+
+
 def require(name: str, *, machine: Machine | None = None) -> Device:
     """Return a device of this machine by name.
 
@@ -232,4 +250,5 @@ def _missing(name: str, resolved: str, machine: Machine) -> MissingError:
         got=name,
         known=known,
         hint=f"--device {machine.devices[0].name}, or the same command on a machine with that device",
+        correction=None if (near := misspelled(resolved, (), machine=machine)) is None else (name, near),
     )

@@ -15,7 +15,7 @@ from hwnas.export.tensorrt.library import LIBRARIES, gpu_facts
 from hwnas.export.tensorrt.timing_cache import choose_timing_cache
 from hwnas.files import short_name, write_atomic
 from hwnas.metrics import QUANTISED
-from hwnas.pipeline.named_network import arch_text, names_run
+from hwnas.pipeline.named_network import arch_text, names_run, unknown_space
 from hwnas.pipeline.quantisation import QuantisationImages, QuantisationOptions, open_quantisation_images
 from hwnas.runs import NETWORK
 from hwnas.space import SPACES
@@ -49,7 +49,7 @@ PARTS = ("network", "backbone")
 _ANY_BATCH = ("onnx", "pt2")
 """Formats whose files are for one batch or for any, and that hold several outputs."""
 
-_COMMAND = "hwnas export {space} {arch}"
+_COMMAND = "hwnas export {space} {arch} --out exported"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,7 +351,7 @@ def _check_source(space: str, *, weights: Path | None, changed: tuple[int | None
     if space not in SPACES:
         if Path(space).is_dir():
             raise InputError("a folder must be a run", got=space, hint="hwnas export RUN --arch ID --out exported")
-        raise unknown("space", space, SPACES, hint="hwnas export {} max --out .")
+        raise unknown_space(space, command="hwnas export {} max --out exported")
     if weights is not None and changed != (None, None):
         message = "--image-size and --classes are those of the file of weights"
         raise UsageError(message, got=weights, hint="leave them out, or leave --weights out")

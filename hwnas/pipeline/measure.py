@@ -21,8 +21,8 @@ from hwnas.profile.campaign import Campaign, CampaignResult
 from hwnas.profile.crew import Crew
 from hwnas.profile.environment import CampaignEnvironment, StoreOpener, choose_runtime, require_supported
 from hwnas.profile.estimate import CampaignPace, similar_paces
-from hwnas.profile.options import CampaignOptions
-from hwnas.profile.plan import Plan, load_plan, plan_stages, require_space
+from hwnas.profile.options import AUTO, CampaignOptions
+from hwnas.profile.plan import Plan, is_foreign, load_plan, plan_stages, require_space
 from hwnas.profile.results import ProfileQuality, summarize_measurements, summary_columns
 from hwnas.profile.statistics import throughput
 from hwnas.profile.summary import read_quality
@@ -336,11 +336,16 @@ def _require_device(options: CampaignOptions, machine: Machine) -> Device:
     except MissingError as error:
         if options.device.casefold() == "auto":
             raise
-        command = shlex.join(replace(options, minutes=None, out=Path(PROFILES)).command())
+        device, words = resolve(options.device), tuple[str, ...]()
+        if is_foreign(options.runtime, device):  # named, as hwnas.toml may have the other one
+            options, words = replace(options, runtime=AUTO), ("--runtime", AUTO)
+        command = shlex.join((*replace(options, minutes=None, out=Path(PROFILES)).command(), *words))
         hint = (
             f"a device of this machine, or measure on another one:\n"
             f"          here   {command} --plan-only --out plan.jsonl\n"
             f"          there  hwnas profile --plan plan.jsonl\n"
-            f"          here   put its folder profiles/{resolve(options.device)} under {options.out}"
+            f"          here   put its folder profiles/{device} under {options.out}"
         )
-        raise MissingError(error.message, got=error.got, known=error.known, hint=hint) from error
+        raise MissingError(
+            error.message, got=error.got, known=error.known, hint=hint, correction=error.correction
+        ) from error

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from hwnas.errors import unknown
-from hwnas.runs import MANIFEST
+from hwnas.errors import InputError, unknown
+from hwnas.runs import MANIFEST, missing_run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import find_arch
@@ -25,12 +25,24 @@ def find_network(space: str, arch: str | Path | Mapping[str, object] | Arch, *, 
     """
     if not names_run(space) and (space in SPACES or not Path(space).is_dir()):
         if space not in SPACES:
-            raise unknown("space", space, SPACES, hint=command.format(space="{}", arch="max"))
+            raise unknown_space(space, command=command.format(space="{}", arch="max"))
         chosen = SPACES.get(space)
         return chosen, find_arch(chosen, arch, command=command)
     from hwnas.pipeline.run_network import network_without_weights  # it loads torch, which spaces do not need
 
     return network_without_weights(Path(space), arch_text(arch))
+
+
+def unknown_space(name: str, *, command: str) -> InputError:
+    """Make the error for a name in place of a space, which may be a path that leads to no run.
+
+    Args:
+        name: The name.
+        command: Command that the error suggests, with a placeholder for a space.
+    """
+    if "/" in name:
+        return missing_run(Path(name), f"there is no run folder {name}, and no space of this name")
+    return unknown("space", name, SPACES, hint=command)
 
 
 def names_run(space: str) -> bool:

@@ -167,7 +167,8 @@ def _searched_network(run: Path, name: str) -> tuple[AnySpace, Arch, Sequence[st
     if slug is not None and slug not in slugs:
         message = f"an id of {run} ends with a deployment that was searched, or with none"
         raise InputError(message, got=name, known=slugs, hint=f"--arch {name.partition('-')[0]}")
-    arch = resolve_arch(networks, name, run, command=_COMMAND.format(run=run), others=_candidates(space, run))
+    command, front = _COMMAND.format(run=run), read_record(run).front
+    arch = resolve_arch(networks, name, run, command=command, others=_candidates(space, run), front=front)
     arch_id = networks.arch_id(arch)
     ids = [arch_id] if not slugs else [f"{arch_id}-{item}" for item in sorted(slugs, key=lambda item: item != slug)]
     return networks, arch, ids

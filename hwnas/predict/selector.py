@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hwnas.arguments import checked_arguments
 from hwnas.data_paths import PREDICTORS, DataPaths, Origin, data_search_path
-from hwnas.devices import Machine, resolve
+from hwnas.devices import Machine, misspelled, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.files import path_within, printable
 from hwnas.metrics import PRECISION_PREFERENCE, RUNTIMES, TIMED_METRICS, UNSPECIFIED, Deployment, Metric, parse_metric
@@ -272,9 +272,11 @@ def _no_predictor(metric: Metric, device: str, space: str | None, paths: DataPat
     """Return the error that no predictor of the device fits, or that there is none."""
     entries, _ = find_predictors(paths, device=device)
     if not entries:
-        message = f"there is no predictor for {device}"
-        known: Sequence[object] = predictor_devices(paths)
-        return MissingError(message, got=str(metric), known=known, hint=_commands(metric, device, space))
+        message, known = f"there is no predictor for {device}", predictor_devices(paths)
+        near = misspelled(device, known)
+        hint = _commands(metric, device, space) if near is None else f"--device {near}"
+        correction = None if near is None else (device, near)
+        return MissingError(message, got=str(metric), known=known, hint=hint, correction=correction)
     networks = "any network" if space is None else f"networks of {space}"
     return NoPredictorError(
         f"no predictor for {device} fits this metric for {networks}",

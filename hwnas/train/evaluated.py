@@ -1,7 +1,9 @@
 """Networks that were evaluated in a run, and their look-up by id."""
 
+import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ ACCURACIES_FILE = "accuracies.jsonl"
 _ID = re.compile(r"[0-9a-f]{4,64}", re.IGNORECASE)
 """An id of a network, or its first digits; as few as four, as git takes of commits."""
 
+_SHORT_ID = re.compile(r"(?=.*[0-9])[0-9a-f]{1,3}", re.IGNORECASE)
+_LIKE = 0.8
+"""Similarity from which an id is taken for a misspelled one: two unrelated ids have about half of it."""
+
 
 def deployment_of_id(text: str) -> str | None:
     """Return the deployment that the id of a candidate ends with, such as `openvino-fp32`, or None if it has none."""
@@ -31,7 +37,13 @@ def deployment_of_id(text: str) -> str | None:
 
 
 def resolve_arch(
-    space: AnySpace, text: str, run: Path | None, *, command: str, others: Iterable[Candidate] = ()
+    space: AnySpace,
+    text: str,
+    run: Path | None,
+    *,
+    command: str,
+    others: Iterable[Candidate] = (),
+    front: Sequence[str] = (),
 ) -> Arch:
     """Find a network by a name, JSON or a file, as `find_arch` does, or by its id.
 
@@ -43,23 +55,45 @@ def resolve_arch(
         run: Run whose evaluated networks are known.
         command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
         others: Further networks whose ids are known.
+        front: Ids of the front where the run is that of a search; an error lists them.
 
     Raises:
         InputError: No network, or more than one, has this id.
     """
     start = text.casefold() if deployment_of_id(text) is None else text.casefold().partition("-")[0]
-    if not _ID.fullmatch(start) or text in space.published or Path(text).is_file():
+    is_short = _SHORT_ID.fullmatch(start) is not None
+    if not (is_short or _ID.fullmatch(start)) or text in space.published or Path(text).is_file():
         return find_arch(space, text, command=command)
-    matches = {arch_id: arch for arch_id, arch in _known_ids(space, run, others) if arch_id.startswith(start)}
+    if is_short:
+        hint = _listing(space, run=run, front=front, command=command)
+        raise InputError("an id must have at least four digits", got=text, known=front, hint=hint)
+    known = dict(_known_ids(space, run, others))
+    matches = {arch_id: arch for arch_id, arch in known.items() if arch_id.startswith(start)}
     if not matches and run is not None:
-        matches = {arch_id: arch for arch_id, arch in _searched_ids(space, run) if arch_id.startswith(start)}
+        known |= dict(_searched_ids(space, run))
+        matches = {arch_id: arch for arch_id, arch in known.items() if arch_id.startswith(start)}
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:
         raise InputError("an id must have enough digits to match one network", got=text, known=sorted(matches))
     where = space.name if run is None else str(run)
-    hint = command.format(space=space.name, arch="'{…}'") + ", the network as JSON"
-    raise InputError(f"no network with this id was evaluated in {where}", got=text, hint=hint)
+    beginnings = {arch_id[: len(start)]: arch_id for arch_id in known}
+    like = difflib.get_close_matches(start, beginnings, n=1, cutoff=_LIKE)
+    if like:
+        near = beginnings[like[0]]
+        hint, correction = command.format(space=space.name, arch=near), (text, near)
+    else:
+        hint, correction = _listing(space, run=run, front=front, command=command), None
+    message = f"no network with this id was evaluated in {where}"
+    raise InputError(message, got=text, known=front, hint=hint, correction=correction)
+
+
+def _listing(space: AnySpace, *, run: Path | None, front: Sequence[str], command: str) -> str:
+    """Return the command that lists the ids of a search, or the command with another network where there is none."""
+    search = run if front or run is None else next(_searches(run), None)
+    if search is not None:
+        return f"hwnas export {shlex.quote(str(search))}, which lists the ids of its front"
+    return command.format(space=space.name, arch="max")
 
 
 def parse_accuracies(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
@@ -99,10 +133,18 @@ def _evaluated_ids(space: AnySpace, file: Path) -> Iterator[tuple[str, Arch]]:
 
 def _searched_ids(space: AnySpace, run: Path) -> Iterator[tuple[str, Arch]]:
     """Yield the networks that searches beside a training evaluated with its supernet."""
-    supernet = run.resolve()
-    for file in sorted(supernet.parent.glob(f"*/{ACCURACIES_FILE}")):
+    for search in _searches(run):
         with suppress(HwnasError):  # a damaged run keeps no other from being found
+            yield from list(_evaluated_ids(space, search / ACCURACIES_FILE))
+
+
+def _searches(run: Path) -> Iterator[Path]:
+    """Yield the searches beside a training that evaluated networks with its supernet."""
+    supernet = run.resolve()
+    folder = run.parent if run.parent.resolve() == supernet.parent else supernet.parent
+    for file in sorted(folder.glob(f"*/{ACCURACIES_FILE}")):
+        with suppress(HwnasError):
             searched = Run.open(file.parent).manifest.config.get("supernet")
             path = searched.get("path") if isinstance(searched, Mapping) else None
             if path in (str(supernet), str(supernet / SUPERNET)):
-                yield from list(_evaluated_ids(space, file))
+                yield file.parent

@@ -3,6 +3,7 @@
 What reads weights is imported where it is needed: it loads torch, without which most options can be checked.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from hwnas.config import Between, Seed, from_mapping, require_valid, shown
 from hwnas.errors import InputError, UsageError
 from hwnas.files import absolute_path, file_errors
-from hwnas.runs import MANIFEST, NETWORK, SUPERNET, Run
+from hwnas.runs import MANIFEST, NETWORK, SUPERNET, Run, missing_run
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch, canonical_json
 from hwnas.space.lookup import adapted, classifier_name, find_arch
@@ -224,7 +225,7 @@ def resolve_config(
         arch = canonical_json(given.arch.to_mapping())
     elif options.arch is not None:
         assert space is not None
-        network = resolve_arch(space, options.arch, options.supernet, command="--space {space} --arch {arch}")
+        network = resolve_arch(space, options.arch, options.supernet, command=_arch_command(options))
         (canonical,) = space.decode(space.encode([network]))
         arch = canonical_json(canonical.to_mapping())
     return TrainConfig(
@@ -383,7 +384,7 @@ def open_train_config(path: Path) -> TrainConfig | None:
     with file_errors(path):
         exists, is_folder = path.exists(), path.is_dir()
     if not exists:
-        raise InputError(f"there is no run and no file {path}")
+        raise missing_run(path, f"there is no run and no file {path}")
     return read_train_config(Run.open(path)) if is_folder else None
 
 
@@ -455,7 +456,10 @@ def validate_options(options: TrainOptions) -> None:
     if options.arch is not None and options.space is None and options.supernet is None:
         raise UsageError("the space of --arch must be given", hint="--space autoformer-micro, or --supernet RUN")
     if options.space is None and options.model is None and options.supernet is None and options.elastic is None:
-        raise UsageError("what to train must be given", hint="--dry-run, which proposes a space, or --model timm:NAME")
+        hint = (
+            "hwnas init DIR, which chooses for your images; or --dry-run, which proposes a space, or --model timm:NAME"
+        )
+        raise UsageError("what to train must be given", got="no --space", hint=hint)
 
 
 def check_options(options: TrainOptions) -> None:
@@ -471,11 +475,12 @@ def check_options(options: TrainOptions) -> None:
     if options.recipe is not None:
         RECIPES.get(options.recipe)
     if options.supernet is not None or options.elastic is not None:  # their weights decide on the rest
+        _require_arch_of_run(options)
         return
     space = _resolve_space(options)
     if options.arch is not None:
         assert space is not None
-        resolve_arch(space, options.arch, None, command="--space {space} --arch {arch}")
+        resolve_arch(space, options.arch, None, command=_arch_command(options))
     resolve_recipe(
         space=space,
         one_network=options.arch is not None or options.model is not None,
@@ -488,6 +493,22 @@ def check_options(options: TrainOptions) -> None:
     data = resolve_data_config(options)
     if space is None or space.config.task == "classification":
         require_data(data.name)
+
+
+def _require_arch_of_run(options: TrainOptions) -> None:
+    """Require that a network of a supernet's run is one, where the run says what its space is."""
+    if options.arch is None or options.supernet is None or not (options.supernet / SUPERNET).is_file():
+        return
+    if (options.space, options.task, options.head) != (None, None, None):
+        return
+    config = open_train_config(options.supernet)
+    if config is not None and config.space is not None:
+        resolve_arch(config.get_space(), options.arch, options.supernet, command=_arch_command(options))
+
+
+def _arch_command(options: TrainOptions) -> str:
+    source = "--space {space}" if options.supernet is None else f"--supernet {shlex.quote(str(options.supernet))}"
+    return f"hwnas train {source} --arch {{arch}}"
 
 
 def _validate_elastic(options: TrainOptions) -> None:

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 from hwnas.errors import InputError
-from hwnas.files import file_errors, file_sha256, nearest_path
-from hwnas.runs import MANIFEST, MODEL, NETWORK, SUPERNET, Run
+from hwnas.files import file_errors, file_sha256
+from hwnas.runs import MANIFEST, MODEL, NETWORK, SUPERNET, Run, missing_run
 
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 """Variables that count how often a training was started again after a failure."""
@@ -25,7 +25,7 @@ def require_run(folder: Path, *, resume: bool) -> None:
         hint = f"the same command with --out {shlex.quote(str(folder))} and without --resume"
         raise InputError(f"{folder} holds no training to resume", hint=hint)
     if found and not resume:
-        hint = f"--out {shlex.quote(str(folder))} --resume, or another --out"
+        hint = f"hwnas train --out {shlex.quote(str(folder))} --resume, or another --out"
         raise InputError(f"{folder} is a run already", hint=hint)
 
 
@@ -34,9 +34,13 @@ def require_path(path: Path, *, hint: str | None = None) -> None:
     with file_errors(path):
         exists = path.exists()
     if not exists:
-        near = nearest_path(path, accept=lambda item: item.is_file() or has_weights(item))
-        hint = hint if near is None else f"--supernet {shlex.quote(str(near))}"
-        raise InputError(f"there is no run and no file {path}", got="--supernet", hint=hint)
+        missing = missing_run(
+            path, f"there is no run and no file {path}", accept=lambda item: item.is_file() or has_weights(item)
+        )
+        if missing.correction is not None:
+            missing.hint = f"--supernet {missing.hint}"
+        missing.got, missing.hint = "--supernet", missing.hint or hint
+        raise missing
 
 
 def is_started_again() -> bool:

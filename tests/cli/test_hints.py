@@ -6,10 +6,16 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import hwnas
-from hwnas.cli.app import COMMANDS
+from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
+from hwnas.devices import detect
+from hwnas.runs import Run
+from hwnas.train.options import TrainOptions, resolve_config
 from tests.docs.test_pages import require_parsed
+from tests.report.example import Example, make_run
 
 ROOT = Path(hwnas.__file__).parent
 NAMES = {row.name for row in COMMANDS}
@@ -72,3 +78,84 @@ def test_an_option_of_a_hint_is_one_of_some_command() -> None:
             }
     named = [(where, option) for where, hint in HINTS for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", hint)]
     assert [item for item in named if item[1] not in known] == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images, and with the runs of a search and of a training that hwnas.toml does not name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    make_run(tmp_path / "runs" / "other", Example(count=40))
+    options = TrainOptions(space="autoformer-micro", data="digits")
+    config = resolve_config(options, num_classes=10, num_images=99)
+    Run.create(tmp_path / "runs" / "net", command=("hwnas",), config=config)
+    (tmp_path / "runs" / "net" / "supernet.safetensors").touch()
+    return tmp_path
+
+
+def hint_of(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command with a mistake, and return what it suggests."""
+    assert run(shlex.split(line)) in (1, 2, 3)
+    captured = capsys.readouterr()
+    return captured.err.partition("  try     ")[2].partition("\n")[0]
+
+
+CPU = detect().cpu.slug
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("describ autoformer-micro max", "hwnas describe autoformer-micro max"),
+        ("train --epoch 3", "hwnas train --epochs 3"),
+        ("train --epoch=3", "hwnas train --epochs=3"),
+        ("train --space vitas-twins-mini-69 --out runs/y", "hwnas train --space vitas-twins-mini-96 --out runs/y"),
+        (
+            "train --space autoformer-micro --data digits --recipe smal",
+            "hwnas train --space autoformer-micro --data digits --recipe small",
+        ),
+        ("train --space autoformer-micro --data photo", "hwnas train --space autoformer-micro --data photos"),
+        ("train --data digits --supernet runs/nett", "hwnas train --data digits --supernet runs/net"),
+        ("export vitas-twins-mini-96 mx --out e", "hwnas export vitas-twins-mini-96 max --out e"),
+        ("export runs/oter --arch max --out e", "hwnas export runs/other --arch max --out e"),
+        ("evaluate runs/nett min", "hwnas evaluate runs/net min"),
+        ("report runs/othr", "hwnas report runs/other"),
+        ("predict autoformer-mirco:max --device cpu", "hwnas predict autoformer-micro:max --device cpu"),
+        ("predict autoformer-micro:max --device h1000", "hwnas predict autoformer-micro:max --device h100"),
+        ("search --constraint 'latency_ms<=3sec'", "hwnas search --constraint 'latency_ms<=3s'"),
+        ("search --constraint 'latency_ms<=3parsec'", "hwnas search --constraint 'latency_ms<=3'"),
+        ("profile --space autoformer-micro --dry-run", "hwnas profile --plan-only --out plan.jsonl"),
+        (f"fit --device {CPU[:-1]}", f"hwnas fit --device {CPU}"),
+        (f"fit --device {CPU[:8]}", f"hwnas fit --device {CPU}"),
+        (f"profile --space autoformer-micro --device {CPU}x", f"hwnas profile --space autoformer-micro --device {CPU}"),
+    ],
+)
+def test_a_mistake_is_answered_with_the_command_as_it_was_meant(
+    line: str, hint: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hint_of(line, capsys) == hint
+    require_parsed(shlex.split(hint)[1:])
+
+
+@pytest.mark.parametrize("line", ["search --resume", "init --minutes", "train --epochs", "-v export --arch"])
+def test_a_missing_argument_leads_to_the_help_of_the_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = next(word for word in line.split() if word in NAMES)
+    assert hint_of(line, capsys) == f"hwnas {name} --help"
+
+
+def test_a_run_of_the_project_that_is_not_there_is_answered_with_the_command_that_makes_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "hwnas.toml").write_text(
+        '[train]\nout = "runs/supernet"\n[profile]\nsupernet = "runs/supernet"\n'
+        '[search]\nsupernet = "runs/supernet"\nout = "runs/search"\n'
+    )
+    for line, hint in (
+        ("-q profile", "hwnas train"),
+        ("-q evaluate runs/supernet", "hwnas train"),
+        ("-q report", "hwnas search"),
+        ("-q report runs/search", "hwnas search"),
+        ("-q search --resume runs/search", "hwnas search"),
+        ("-q query", "hwnas search"),
+    ):
+        assert hint_of(line, capsys) == hint

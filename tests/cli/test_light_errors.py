@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hwnas.runs import Run
+from hwnas.train.options import TrainOptions, resolve_config
 from tests.report.example import Example, make_run
 
 LINES = (
@@ -24,6 +25,7 @@ LINES = (
     (1, "train --space autoformer-micro --data digits --set optimizer.rate=1"),
     (1, "train --space autoformer-micro --data nowhere/photos"),
     (1, "train --supernet nowhere --data digits"),
+    (1, "train --supernet trained --arch 12345678"),
     (1, "train --out nowhere --resume"),
     (1, "train --space autoformer-micro --data digits --out run"),
     (1, "init nowhere/photos"),
@@ -60,6 +62,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list
     folder = tmp_path_factory.mktemp("light")
     Run.create(folder / "run", command=("hwnas",), config={})
     make_run(folder / "search", Example(count=40))
+    options = TrainOptions(space="autoformer-micro", data="digits")
+    Run.create(folder / "trained", command=("hwnas",), config=resolve_config(options, num_classes=10, num_images=99))
+    (folder / "trained" / "supernet.safetensors").touch()
     command = [sys.executable, "-c", CODE, *(line for _, line in LINES)]
     output = subprocess.check_output(command, cwd=folder, text=True, stderr=subprocess.PIPE)
     rows = [json.loads(row.removeprefix("found ")) for row in output.splitlines() if row.startswith("found ")]

@@ -342,7 +342,7 @@ def test_with_json_an_error_is_a_line_of_json(capsys: pytest.CaptureFixture[str]
     document = json.loads(captured.err)
     assert document["exit_code"] == 1
     assert document["error"]["kind"] == "UnknownNameError"
-    assert document["error"]["hint"] == "hwnas describe autoformer-tiny max"
+    assert document["error"]["hint"] == "hwnas describe autoformer-tiny max --json"
     assert "autoformer-tiny" in document["error"]["known"]
     assert run(["doctor", "--jsn", "--json"]) == 2
     assert json.loads(capsys.readouterr().err)["error"]["kind"] == "UsageError"

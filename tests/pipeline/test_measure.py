@@ -137,6 +137,18 @@ def test_a_device_that_is_not_here_ends_with_3_and_helps(request_here: CampaignO
     assert hint.endswith(f"put its folder profiles/{device} under profiles")
 
 
+def test_the_hint_for_a_device_elsewhere_has_no_runtime_that_it_cannot_use(tmp_path: Path) -> None:
+    request = replace(REQUEST, device="a100", runtime="openvino")
+    with pytest.raises(MissingError) as caught:
+        measure(request, campaign_environment=FakeEnvironment().make())
+    assert "--runtime auto --plan-only --out plan.jsonl\n" in str(caught.value.hint)
+    assert "openvino" not in str(caught.value.hint)
+    with pytest.raises(UsageError, match="openvino cannot use a100") as refused:
+        write_plan(request, tmp_path / "plan.jsonl")
+    assert refused.value.hint == "--runtime auto"
+    write_plan(replace(request, device="amd-epyc-4c"), tmp_path / "plan.jsonl")
+
+
 def test_a_plan_measures_what_the_request_would(request_here: CampaignOptions, tmp_path: Path) -> None:
     planned = write_plan(request_here, tmp_path / "plan.jsonl")
     assert (planned.device, planned.num_tasks, planned.num_networks) == (CPU, 8, 6)

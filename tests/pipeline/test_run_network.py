@@ -54,6 +54,30 @@ def test_networks_of_a_run_are_described_by_the_first_digits_of_their_ids(traini
         describe(str(training), "abc123")
 
 
+def test_an_unknown_id_names_the_one_that_it_is_spelled_like_or_the_command_that_lists_ids(training: Path) -> None:
+    networks = SPACE.candidates(SPACE.sample(np.random.default_rng(0), 2))
+    ids = [network.arch_id for network in networks]
+    search = training.parent / "search"
+    Run.create(search, command=("hwnas",), config={"supernet": {"path": str(training)}})
+    rows = [{"arch_id": network.arch_id, "arch": network.arch.to_mapping()} for network in networks]
+    (search / "accuracies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = "hwnas train --supernet RUN --arch {arch}"
+    wrong = ids[0][:-1] + ("0" if ids[0][-1] != "0" else "1")
+    with pytest.raises(InputError, match="no network with this id") as caught:
+        resolve_arch(SPACE, wrong, training, command=command)
+    assert caught.value.hint == f"hwnas train --supernet RUN --arch {ids[0]}"
+    with pytest.raises(InputError, match="no network with this id") as caught:
+        resolve_arch(SPACE, "00000000", training, command=command)
+    assert caught.value.hint == f"hwnas export {search}, which lists the ids of its front"
+    with pytest.raises(InputError, match="an id must have at least four digits") as caught:
+        resolve_arch(SPACE, "26", search, command=command, front=ids)
+    assert caught.value.known == tuple(ids)
+    assert caught.value.hint == f"hwnas export {search}, which lists the ids of its front"
+    with pytest.raises(InputError, match="no network with this id") as caught:
+        resolve_arch(SPACE, "00000000", None, command=command)
+    assert caught.value.hint == "hwnas train --supernet RUN --arch max"
+
+
 def test_a_text_of_many_digits_is_no_id() -> None:
     with pytest.raises(UnknownNameError):
         resolve_arch(SPACE, 400 * "a", None, command="{arch}")

@@ -11,7 +11,7 @@ import numpy as np
 from hwnas.arguments import checked_arguments
 from hwnas.config import Between, require_valid
 from hwnas.data_paths import PREDICTORS, PROFILES, DataPaths, data_search_path
-from hwnas.devices import Machine, resolve
+from hwnas.devices import Machine, misspelled, resolve
 from hwnas.errors import InputError, unknown
 from hwnas.files import file_errors, path_within, printable
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, MeasuredMetric, Metric
@@ -161,8 +161,14 @@ def _load_measured(device: str, options: FitOptions, reporter: Reporter) -> list
 def _no_profile(device: str, paths: DataPaths) -> InputError:
     known = {entry.manifest.setting.device for entry in profile_entries(paths)}
     known |= {str(entry.manifest.deployment.device) for entry in table_entries(paths)}
-    hint = f"hwnas profile --device {device}"
-    return InputError(f"there is no profile of {device}", got=device, known=sorted(known), hint=hint)
+    near = misspelled(device, known)
+    return InputError(
+        f"there is no profile of {device}",
+        got=device,
+        known=sorted(known),
+        hint=f"hwnas profile --device {device}" if near is None else f"hwnas fit --device {near}",
+        correction=None if near is None else (device, near),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

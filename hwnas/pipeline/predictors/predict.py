@@ -7,7 +7,7 @@ from typing import Any
 
 from hwnas.arguments import checked_arguments
 from hwnas.config import require_valid
-from hwnas.devices import Machine
+from hwnas.devices import DEVICES, Machine, resolve
 from hwnas.errors import HwnasError, InputError, MissingError, unknown
 from hwnas.frames import Columns, TabularResult
 from hwnas.metrics import MEASURED_METRICS, UNSPECIFIED, Deployment, Metric
@@ -180,6 +180,8 @@ def _choose(name: str, space: str | None, options: PredictOptions, machine: Mach
         between = choose_interpolated(metric, space=space, predictors=options.predictors, machine=machine)
         if between is not None:
             return between
+        if resolve(metric.deployment.device or "auto", machine=machine) not in DEVICES:
+            raise  # nothing is known of the device that a prediction from others could be scaled by
         try:
             return choose_unmeasured(metric, profiles=options.profiles, machine=machine)
         except InputError as unmeasured:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.config import parse_json, shown
-from hwnas.errors import InputError, unknown
+from hwnas.errors import InputError, nearest, unknown
 from hwnas.files import read_text, require_file_name
 from hwnas.space import SPACES
 from hwnas.space.arch import Arch
@@ -72,6 +72,8 @@ def _parse(text: str, space: str | None) -> Iterator[Target]:
             yield _network(text, name, arch)
         elif space is not None:
             yield _network(text, space, text)
+        elif colon and nearest(name, SPACES) is not None:
+            raise unknown("space", name, SPACES, hint="hwnas predict {}:max")
         else:
             hint = "hwnas predict autoformer-tiny:random:0, or --space autoformer-tiny random:0"
             raise InputError("a network must be named with its space", got=text, known=[_FORMS], hint=hint)

@@ -1,5 +1,6 @@
 """Defaults for what a search's options leave out: the newest supernet of the space, the predictors of the device."""
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,8 +75,13 @@ def choose_space(options: SearchOptions, *, needs_supernet: bool) -> SpaceChoice
     path = newest_supernet(name, runs=options.runs)
     if path is not None:
         return SpaceChoice(name=name, supernet=path, notes=(*notes, f"supernet {path}, the newest one of {name}"))
-    hint = f"hwnas train --space {name} --data DIR, or --no-accuracy"
     message = f"there is no trained supernet of {name} under {options.runs}"
+    hint = f"hwnas train --space {name} --data DIR, or --no-accuracy"
+    if options.space is None:
+        other = newest_supernet(None, runs=options.runs)
+        message = message if other is not None else f"there is no trained supernet under {options.runs}"
+        hint = "hwnas init DIR, then hwnas train; or --no-accuracy"
+        hint = hint if other is None else f"hwnas search --supernet {shlex.quote(str(other))}"
     error = InputError(message, got="no --supernet", hint=hint)
     return SpaceChoice(name=name, supernet=None, notes=notes, problems=(error,))
 
@@ -106,8 +112,8 @@ def other_quality(choice: SpaceChoice, options: SearchOptions, criteria: Criteri
     return "divergence", f"the images of {choice.supernet} have no classes"
 
 
-def newest_supernet(space: str, *, runs: Path) -> Path | None:
-    """Return the run under a folder that trained the supernet of a space last, and to the end."""
+def newest_supernet(space: str | None, *, runs: Path) -> Path | None:
+    """Return the run under a folder that trained the supernet of a space, or of any, last and to the end."""
     found = []
     for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
         if (folder / SUPERNET).is_file() and (folder / MANIFEST).is_file():
@@ -115,7 +121,7 @@ def newest_supernet(space: str, *, runs: Path) -> Path | None:
                 manifest = Run.open(folder).manifest
             except HwnasError:  # a broken manifest keeps no other run from being found
                 continue
-            if "recipe" in manifest.config and manifest.config.get("space") == space:
+            if "recipe" in manifest.config and space in (None, manifest.config.get("space")):
                 found.append((manifest.created_utc, folder.stat().st_mtime, folder))
     return max(found)[2] if found else None
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,9 @@ def test_a_pool_of_one_device_is_refused(tmp_path: Path) -> None:
         deployment=Deployment(device="a100"), predictors=tmp_path / "none", profiles=tmp_path / "one"
     )
     with pytest.raises(HwnasError, match="there is no predictor for a100; and from other devices: a100 must be meas"):
+        predict_networks([f"{SPACE}:min"], options)
+    options = replace(options, deployment=Deployment(device="some-cpu-4c"))
+    with pytest.raises(HwnasError, match=r"^there is no predictor for some-cpu-4c\n"):
         predict_networks([f"{SPACE}:min"], options)
 
 
