@@ -43,7 +43,11 @@ _FIGURES: Mapping[QualityMetric, tuple[tuple[str, str, str], ...]] = {
     show_default="accuracy, mAP or mIoU by the task; divergence on images without classes",
     help="Of networks inside a pretrained model also knn_accuracy or divergence, as for hwnas search.",
 )
-@click.option("--data", help="Images to use instead of those of the run; required if RUN is a file of weights.")
+@click.option(
+    "--data",
+    help="Images to use instead of those of the run, all of them unless they have train/ and test/; required if RUN "
+    "is a file of weights.",
+)
 @click.option("--workers", type=WORKERS, default=0, show_default=True, help="Processes that load images.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to run on."

@@ -102,7 +102,7 @@ class Evaluation(TabularResult):
     metric: QualityMetric
     networks: tuple[EvaluatedNetwork, ...]
     test_uses: int
-    """Evaluations on the test images of this run so far, with this one; 0 on held-out images."""
+    """Evaluations of this run on these test images so far, with this one; 0 on held-out images."""
     notes: tuple[str, ...]
 
     def _columns(self) -> Columns:
@@ -169,7 +169,8 @@ def evaluate(
         split: Held-out images, for choosing, or test images, whose uses are counted.
         metric: `accuracy`, or for networks inside a pretrained model `knn_accuracy` or `divergence`; None: that of the
             task, `accuracy`, `mAP` or `mIoU`, or divergence in a run on images without classes.
-        data: Another dataset than that of the run; required for a file of weights.
+        data: Another dataset than that of the run; required for a file of weights. Of a folder without training and
+            test images of its own, on which the run was not trained, all images are evaluated.
         workers: Processes that load images.
         device: `auto`, `cpu` or `cuda`.
         evaluate_on: Workers that evaluate the networks of a supernet: `local:N` for processes of this machine, `ray` or
@@ -215,7 +216,7 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     is_labelled = config is None or config.labelled or settings.data is not None
     metric = settings.metric or (QUALITY_OF_TASK[space.config.task] if is_labelled else "divergence")
     hint = f"hwnas evaluate {run} --metric divergence, which is that from the model itself"
-    opened = open_quality_data(run, config, supernet, quality=metric, data=settings.data, hint=hint)
+    opened = open_quality_data(run, config, supernet, quality=metric, data=settings.data, hint=hint, whole=True)
     images = _images_of(opened, split)
     weights = _Weights(file=file, kind="supernet", space=space.name)
     task = _task(run, weights_digest(file), opened, metric, settings)
@@ -255,6 +256,7 @@ def _task(run: Path, digest: str, data: TrainData, metric: QualityMetric, settin
         digest=digest,
         data=None if settings.data is None else absolute_data_name(settings.data),
         data_fingerprint=data.fingerprint,
+        whole_data=True,
         split=settings.split,
         quality=metric,
         device="cuda" if settings.device.type == "cuda" else "cpu",
@@ -352,7 +354,7 @@ def _evaluate_network(run: Path, config: TrainConfig | None, settings: _Settings
     shape, classes = _input_of(module, config)
     if isinstance(module, Network):
         module.input_shape = shape  # a network of smaller images than the run's resizes them
-    opened = open_run_data(run, config, data=settings.data, shape=shape, num_classes=classes)
+    opened = open_run_data(run, config, data=settings.data, shape=shape, num_classes=classes, whole=True)
     images = _images_of(opened, split)
     accuracy = evaluate_module(
         module,
@@ -429,10 +431,11 @@ def _evaluation(
     *,
     metric: QualityMetric = "accuracy",
 ) -> Evaluation:
-    uses = _record_test_use(run, [row.arch_id or row.name for row in rows]) if split == "test" else 0
+    networks = [row.arch_id or row.name for row in rows]
+    uses = _record_test_use(run, networks, images=data.fingerprint) if split == "test" else 0
     notes = data.notes
     if uses > 1:
-        notes = (*notes, f"the test images have been used {uses} times: choose networks by held-out accuracy")
+        notes = (*notes, f"these test images have been used {uses} times: choose networks by held-out accuracy")
     return Evaluation(
         weights=weights.file,
         kind=weights.kind,
@@ -446,15 +449,15 @@ def _evaluation(
     )
 
 
-def _record_test_use(run: Path, networks: Sequence[str]) -> int:
-    """Record an evaluation on the test images, and return the number of them."""
+def _record_test_use(run: Path, networks: Sequence[str], *, images: str) -> int:
+    """Record an evaluation on test images, and return how many there were on the same ones."""
     if not run.is_dir():
         return 1
     path = run / TEST_USES
-    row = {"time_utc": datetime.now(UTC).isoformat(timespec="seconds"), "networks": list(networks)}
+    row = {"time_utc": datetime.now(UTC).isoformat(timespec="seconds"), "networks": list(networks), "images": images}
     refuse_link(path)
     if path.exists():
         require_regular(path)
     with file_errors(path, "written"), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    return len(read_bytes(path).splitlines())
+    return read_bytes(path).count(json.dumps(images).encode())

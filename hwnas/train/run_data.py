@@ -1,5 +1,6 @@
 """The images of a run, opened again to evaluate networks on them."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hwnas.runs import MANIFEST
 from hwnas.space.space import SpaceConfig
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.images import HELDOUT_LIST, require_same_images
+from hwnas.train.data.images import HELDOUT_LIST, read_image_list, require_same_images
 from hwnas.train.data.preprocess import read_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataConfig, DataSplits, UnlabelledError, absolute_data_name, open_data
@@ -26,6 +27,7 @@ def open_run_data(
     shape: tuple[int, int, int],
     num_classes: int | None,
     labelled: bool = True,
+    whole: bool = False,
 ) -> DataSplits:
     """Open the dataset of a run, or another one.
 
@@ -36,6 +38,8 @@ def open_run_data(
         shape: Channels, height and width of the network's input.
         num_classes: Classes of the network; None: any number.
         labelled: As for `open_data`.
+        whole: Take all images of another dataset, which a run was not trained on, as held-out and as test images, if it
+            does not say which are for training. Statistics are then estimated on training images of the run.
 
     Raises:
         InputError: The dataset cannot be opened, or its held-out images are not those of the run.
@@ -57,7 +61,37 @@ def open_run_data(
         raise InputError(message, got=error.got, known=error.known, hint="--data NAME") from error
     if is_own and (run / HELDOUT_LIST).exists():
         require_same_images(run / HELDOUT_LIST, opened.heldout)
+    if whole and config is not None and not is_own and not _is_moved(run, opened):
+        return _whole_of(opened, config, shape=shape, num_classes=num_classes, labelled=labelled)
     return opened
+
+
+def _is_moved(run: Path, opened: DataSplits) -> bool:
+    """Return True if a dataset is that of a run, which was trained on it in another place."""
+    return (run / HELDOUT_LIST).exists() and read_image_list(run / HELDOUT_LIST) == tuple(opened.heldout.keys)
+
+
+def _whole_of(
+    opened: DataSplits, config: TrainConfig, *, shape: tuple[int, int, int], num_classes: int | None, labelled: bool
+) -> DataSplits:
+    """Return a dataset with all its images as held-out and as test images, unless it says which are for training."""
+    if opened.whole is None:
+        return opened
+    train, identity = opened.train, opened.fingerprint
+    note = f"all {len(opened.whole):,} images of {opened.name}, which has no training and test images of its own"
+    try:
+        own = open_data(config.data, image_shape=shape, num_classes=num_classes, labelled=labelled)
+        train, identity = own.train, f"{identity} {own.fingerprint}"
+    except InputError:
+        note += "; statistics of batch norms are estimated on them, as the images of the run are not there"
+    return replace(
+        opened,
+        train=train,
+        heldout=opened.whole,
+        test=opened.whole,
+        fingerprint=hashlib.sha256(f"whole {identity}".encode()).hexdigest()[:24],
+        notes=(*opened.notes[:-1], note),
+    )
 
 
 def open_run_task_data(run: Path, config: TrainConfig | None, *, data: str | None, space: SpaceConfig) -> AnnotatedData:
@@ -84,7 +118,14 @@ def open_run_task_data(run: Path, config: TrainConfig | None, *, data: str | Non
 
 
 def open_quality_data(
-    path: Path, config: TrainConfig | None, supernet: AnySupernet, *, quality: str, data: str | None, hint: str
+    path: Path,
+    config: TrainConfig | None,
+    supernet: AnySupernet,
+    *,
+    quality: str,
+    data: str | None,
+    hint: str,
+    whole: bool = False,
 ) -> TrainData:
     """Open the images that a metric of the networks of a supernet is evaluated on.
 
@@ -95,6 +136,7 @@ def open_quality_data(
         quality: The metric.
         data: Name of another dataset; required for a file of weights.
         hint: What to do where the images have no classes, which the metric needs.
+        whole: As for `open_run_data`; not of `knn_accuracy`, whose training images vote.
 
     Raises:
         InputError: The networks have no such metric, or the dataset cannot be opened or does not fit.
@@ -119,6 +161,7 @@ def open_quality_data(
             shape=supernet.space.config.input_shape,
             num_classes=supernet.space.config.num_classes if quality == "accuracy" else None,
             labelled=quality != "divergence",
+            whole=whole and quality != "knn_accuracy",
         )
     except UnlabelledError as error:
         if not isinstance(supernet, ElasticSupernet):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hwnas.errors import InputError, MissingError, UsageError
 from hwnas.pipeline.evaluate import evaluate
@@ -91,6 +92,49 @@ def test_test_images_are_counted(run: Path) -> None:
     assert any("2 times" in note for note in second.notes)
     rows = [json.loads(line) for line in (run / "test-uses.jsonl").read_text().splitlines()]
     assert rows[0]["networks"] == [SPACE.arch_id(SPACE.smallest())]
+
+
+def photos(folder: Path, *, per_class: int, seed: int) -> Path:
+    """Write a folder of images for each of ten classes."""
+    random = np.random.default_rng(seed)
+    for label in range(10):
+        (folder / str(label)).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = random.integers(256, size=(32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / str(label) / f"{seed}-{number}.png")
+    return folder
+
+
+def test_all_images_of_a_folder_that_is_not_of_the_run_are_evaluated(run: Path, tmp_path: Path) -> None:
+    others = photos(tmp_path / "others", per_class=3, seed=1)
+    for split in ("heldout", "test"):
+        found = evaluate(run, ["min"], data=str(others), split=split)
+        assert found.networks[0].count == 30
+        assert any(note.startswith("all 30 images of ") for note in found.notes)
+        assert not any("split off" in note for note in found.notes)
+    again = evaluate(run, ["max"], data=str(others), split="test")
+    assert again.test_uses == 2, "those on other test images do not count"
+    network = evaluate(run, ["min"], data=str(others), evaluate_on="local:1")
+    assert network.networks == evaluate(run, ["min"], data=str(others)).networks
+
+
+def test_the_images_of_a_run_that_moved_are_split_as_they_were(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", per_class=10, seed=2)
+    options = TrainOptions(
+        space="autoformer-micro", data=str(folder), batch_size=80, epochs=1, overrides={"schedule.warmup_epochs": "0"}
+    )
+    train_model(options, out=tmp_path / "run", trainer_config=TrainerConfig(threads=1))
+    counts = [evaluate(tmp_path / "run", ["min"], split=split).networks[0].count for split in ("heldout", "test")]
+    assert counts == [10, 10]
+    moved = folder.rename(tmp_path / "moved")
+    for split, count in zip(("heldout", "test"), counts, strict=True):
+        found = evaluate(tmp_path / "run", ["min"], data=str(moved), split=split)  # type: ignore[arg-type]
+        assert found.networks[0].count == count
+        assert any("10 of 100 images (10%) were split off" in note for note in found.notes)
+    others = photos(tmp_path / "others", per_class=3, seed=3)
+    found = evaluate(tmp_path / "run", ["min"], data=str(others))
+    assert found.networks[0].count == 30
+    assert any("the images of the run are not there" in note for note in found.notes)
 
 
 def test_a_file_of_weights_needs_images(run: Path) -> None:

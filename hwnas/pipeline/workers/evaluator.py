@@ -78,7 +78,13 @@ class _TaskNetworks:
         train_config = read_train_config(Run.open(self._run)) if self._run.is_dir() else None
         hint = "images with classes"
         self._data = open_quality_data(
-            self._run, train_config, self._supernet, quality=task.quality, data=task.data, hint=hint
+            self._run,
+            train_config,
+            self._supernet,
+            quality=task.quality,
+            data=task.data,
+            hint=hint,
+            whole=task.whole_data,
         )
         if self._data.fingerprint != task.data_fingerprint:
             message = f"a worker must find the images of the command in {self._data.name}"

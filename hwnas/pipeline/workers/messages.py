@@ -20,6 +20,8 @@ class EvaluationTask:
     data: str | None
     """Name of a dataset in place of that of the run."""
     data_fingerprint: str
+    whole_data: bool = False
+    """All images of `data` are evaluated, if it does not say which are for training."""
     split: Literal["heldout", "test"] = "heldout"
     quality: QualityMetric = "accuracy"
     """The quality that is measured; not every one needs images with classes."""

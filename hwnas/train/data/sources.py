@@ -115,6 +115,8 @@ class DataSplits:
     """Digest of the dataset's identity, its split and its labels."""
     notes: tuple[str, ...] = ()
     """What a user should know about the split."""
+    whole: ImageDataset | None = None
+    """All images of a dataset that does not say which are for training; the last note is then on those split off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,7 @@ def open_data(
     source = unlabelled or _open(config, image_shape)
     if unlabelled is None:
         _require_classes(source, config.name, num_classes)
+    whole = source.train if source.needs_test_split else None
     if source.needs_test_split:
         source = _with_test(source)
     train, heldout = _split(source, config)
@@ -168,6 +171,7 @@ def open_data(
         source.test,
         _fingerprint(source, train, heldout),
         source.notes,
+        whole,
     )
 
 
@@ -465,7 +469,8 @@ def _with_test(source: _Source) -> _Source:
         identity=source.identity,
         notes=(
             *source.notes,
-            f"{len(test)} images ({TEST_SHARE:.0%}) were split off for testing: the dataset has none",
+            f"{len(test):,} of {len(test) + len(train):,} images ({TEST_SHARE:.0%}) were split off for testing: "
+            "the dataset has none",
         ),
     )
 

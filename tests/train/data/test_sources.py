@@ -78,7 +78,7 @@ def test_a_folder_of_classes_alone_gives_its_test_images_too(tmp_path: Path) -> 
     assert data.test is not None
     assert counts(data.test.labels) == [2, 3, 1]
     assert counts(data.heldout.labels) == [2, 2, 1]
-    assert "6 images (10%) were split off for testing" in data.notes[0]
+    assert "6 of 60 images (10%) were split off for testing" in data.notes[0]
     assert sum(len(keys) for keys in keys_of(data)) == len(set.union(*keys_of(data))) == 60
     other = opened(tmp_path, seed=5)
     assert other.test is not None
