@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwnas.cli.following import export_command, finished_search
 from hwnas.cli.options import PATH, WORKERS, evaluate_on_option, json_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.errors import InputError
 from hwnas.metrics import QUALITIES, QualityMetric
+from hwnas.runs import MANIFEST, MODEL, NETWORK
 from hwnas.train.options import open_train_config
 
 if TYPE_CHECKING:
@@ -117,13 +119,18 @@ def _print(evaluation: "Evaluation") -> None:
 
 
 def _next_command(evaluation: "Evaluation") -> tuple[object, ...]:
-    """After a supernet, measure its space; after a single network, export it."""
+    """After a supernet, measure its space, or read the report if it was searched; after a single network, export it."""
+    run = evaluation.weights.parent
+    if evaluation.kind == "network" and evaluation.weights.name in (NETWORK, MODEL) and (run / MANIFEST).is_file():
+        return export_command(run)
     if evaluation.space is None:
         return ()
     if evaluation.kind == "supernet":
         from hwnas.pipeline.run_network import space_of_run
 
-        run = evaluation.weights.parent
+        searched = finished_search(run)
+        if searched is not None:
+            return ("hwnas", "report", searched)
         try:
             space_of_run(run)
         except InputError:  # a file of weights alone

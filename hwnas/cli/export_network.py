@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hwnas.cli.following import finetuning_of_export
 from hwnas.cli.options import (
     CLASSES,
     IMAGE_SIZE,
@@ -17,7 +18,7 @@ from hwnas.cli.options import (
     given_options,
     json_option,
 )
-from hwnas.cli.output import print_json, print_line, print_table
+from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.cli.project import project_run
 from hwnas.errors import UsageError
@@ -272,8 +273,12 @@ def export_network(
     )
     if as_json:
         print_json(exported.to_mapping())
-    else:
-        _print(exported, repair=repair)
+        return
+    _print(exported, repair=repair)
+    tuning = () if exported.arch_file is None else finetuning_of_export(Path(space), exported)
+    if tuning:
+        print_line("note: its weights are those that all networks of the supernet share, and fine-tuning improves them")
+        print_footer(tuning)
 
 
 def _export_model(

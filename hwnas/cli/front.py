@@ -5,11 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from hwnas.cli.following import finetuning
 from hwnas.cli.output import Column, print_footer, print_line, print_table
 from hwnas.report.data import RunData
 from hwnas.report.front import FrontRow, reference_rows, rows_of
 from hwnas.report.gather import gather
-from hwnas.report.verdict import plain_sizes
+from hwnas.report.verdict import balanced, plain_sizes, standing
 from hwnas.search.record import SearchRecord, Verification
 
 _MAX_ROWS = 30
@@ -57,7 +58,8 @@ def print_search_result(run: Path, record: SearchRecord) -> None:
     for note in record.notes:
         print_line(f"note: {note}")
     print_line(f"run: {run}")
-    print_footer(("hwnas", "report", run))
+    first = record.winners[0] if record.winners else balanced(data, standing(data))
+    print_footer(("hwnas", "report", run), () if first is None else finetuning(run, record, first.arch_id))
 
 
 def verification_lines(record: SearchRecord) -> list[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=MINUTES,
     default=120,
     show_default=True,
-    help="Wall time in minutes of all commands: training, profile, fit and search.",
+    help="Wall time in minutes of all commands: training, profile, fit, search and fine-tuning a network.",
 )
 @click.option("--replace", is_flag=True, help="Replace a file that exists.")
 @json_option

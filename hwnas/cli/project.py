@@ -184,6 +184,12 @@ def project_supernet(space: str) -> str | None:
     return supernet if _space_of(supernet, tables) == space else None
 
 
+def project_data() -> str | None:
+    """Return the images that the project's file names for a training."""
+    data = click.get_current_context().meta.get(_TABLES, {}).get("train", {}).get("data")
+    return data if isinstance(data, str) else None
+
+
 def project_run(what: str = "the run of a search") -> Path:
     """Return the run of the project's search, for a command that names none, and say so.
 

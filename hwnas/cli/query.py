@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from hwnas.cli.following import commands_for
 from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.project import project_run
@@ -13,7 +14,7 @@ from hwnas.metrics import QUALITIES, parse_metric
 from hwnas.pipeline.search.query import MissedConstraint, QueryResult
 from hwnas.pipeline.search.query import query as query_search
 from hwnas.report.front import reference_origin
-from hwnas.search.record import ReferenceNetwork
+from hwnas.search.record import ReferenceNetwork, read_record
 
 
 @click.command()
@@ -76,8 +77,8 @@ def query(
         print_json(found)
         return
     _print(found)
-    best = found.networks[0].arch_id if found.networks else None
-    print_footer(() if best is None else ("hwnas", "export", run, "--arch", best, "--out", "exported"))
+    best = found.balanced
+    print_footer(*(() if best is None else commands_for(run, read_record(run), best.arch_id)))
 
 
 def _print(found: QueryResult) -> None:

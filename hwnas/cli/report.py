@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hwnas.cli.following import commands_for
 from hwnas.cli.options import PATH, PORT, given_options, json_option
 from hwnas.cli.output import print_footer, print_json, print_line
 from hwnas.cli.progress import console_reporter
@@ -13,6 +14,7 @@ from hwnas.cli.project import project_run
 from hwnas.errors import UsageError
 from hwnas.pipeline.report import Report, RunSummary, write_report
 from hwnas.report.live.server import LOOPBACK, LiveServer
+from hwnas.search.record import read_record
 
 
 @click.command()
@@ -100,13 +102,11 @@ def _print(written: Report) -> None:
     if written.figures:
         print_line(f"{written.figures[0].parent}: {', '.join(path.name for path in written.figures)}")
     print_line()
-    print_footer(_next_command(written.runs[0]))
+    print_footer(*_next_commands(written.runs[0]))
 
 
-def _next_command(summary: RunSummary) -> tuple[object, ...]:
-    """Export the balanced network of the front; resume an unfinished search."""
+def _next_commands(summary: RunSummary) -> tuple[tuple[object, ...], ...]:
+    """Fine-tune and export the balanced network of the front; resume an unfinished search."""
     if not summary.finished:
-        return ("hwnas", "search", "--resume", summary.run)
-    if summary.balanced is None:
-        return ()
-    return ("hwnas", "export", summary.run, "--arch", summary.balanced, "--out", "exported")
+        return (("hwnas", "search", "--resume", summary.run),)
+    return () if summary.balanced is None else commands_for(summary.run, read_record(summary.run), summary.balanced)

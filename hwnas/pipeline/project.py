@@ -2,6 +2,7 @@
 
 import math
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from hwnas.pipeline.train import TrainingEstimate, estimate_training
 from hwnas.profile.plan import MIN_REPEATS
 from hwnas.profile.runners.runner import default_runtime
 from hwnas.progress import format_duration
+from hwnas.report.finetuning import finetuning_epochs
 from hwnas.space import SPACES
 from hwnas.train.options import TrainOptions
 from hwnas.train.presets import default_recipe
@@ -46,6 +48,9 @@ _ROUNDS_S = 120.0
 _EXPORT_S = 40.0
 """Typical time in which a small network is exported and checked: two ONNX graphs and a program of torch."""
 
+_SHARES = 1001
+"""Shares of the most epochs and networks that are tried."""
+
 _TRAINING_PASSES = 3
 """Forward passes that the time of a training step is worth."""
 
@@ -65,7 +70,7 @@ class Project:
 
     @property
     def total_minutes(self) -> float:
-        """Estimated time from the first command to the exported network."""
+        """Estimated time from the first command to the fine-tuned network."""
         return sum(self.minutes.values())
 
     def to_toml(self) -> str:
@@ -79,6 +84,7 @@ class Project:
             "# Options of hwnas commands that are run in this folder; those of a command line take precedence.",
             f"# {images}, {self.estimate.config.num_classes} classes; {self.device}.",
             f"# Estimated wall time: {times}.",
+            "# The last one fine-tunes a network of the search, with the command that hwnas search and report print.",
         )
         return "\n".join((*head, "", tomli_w.dumps({name: dict(table) for name, table in self.options.items()})))
 
@@ -110,13 +116,14 @@ class _Plan:
 
     @property
     def minutes(self) -> dict[str, float]:
-        """Estimated time of each command."""
+        """Estimated time of each command; a step of the supernet takes no less than one of a network of it."""
         search_s = self.budget * (_evaluation_s(self.estimate) + _ROUNDS_S / _BUDGET)
         seconds = {
             "train": self.epochs * self.estimate.seconds_per_epoch,
             "profile": _campaign_s(self.samples),
             "fit": _FIT_S,
             "search": search_s + _campaign_s(_FRONT) + _EXPORT_S,
+            "train --arch": finetuning_epochs(self.epochs) * self.estimate.seconds_per_epoch,
         }
         return {name: value / 60 for name, value in seconds.items()}
 
@@ -124,21 +131,18 @@ class _Plan:
     def total(self) -> float:
         return sum(self.minutes.values())
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Times with the fewest of all and with the most."""
-        return replace(self, share=0.0).total, replace(self, share=1.0).total
-
     def within(self, minutes: float) -> "_Plan":
         """Return the plan with as large a share as fits; the fewest of all may take longer."""
-        fewest, most = self.bounds
-        return replace(self, share=min(1.0, max(0.0, (minutes - fewest) / (most - fewest))))
+        number = bisect_right(range(_SHARES), minutes, key=lambda number: self._with(number / (_SHARES - 1)).total)
+        return self._with(max(0, number - 1) / (_SHARES - 1))
 
     def minutes_of(self, epochs: int) -> int:
         """Return the time within which a training has so many epochs."""
-        fewest, most = self.bounds
-        share = (epochs - self.fewest_epochs) / (self.most_epochs - self.fewest_epochs)
-        return math.ceil(fewest + share * (most - fewest))
+        number = bisect_left(range(_SHARES), epochs, key=lambda number: self._with(number / (_SHARES - 1)).epochs)
+        return math.ceil(self._with(number / (_SHARES - 1)).total)
+
+    def _with(self, share: float) -> "_Plan":
+        return replace(self, share=share)
 
 
 @checked_arguments
@@ -150,7 +154,7 @@ def propose_project(data: str, *, minutes: float = 120.0, machine: Machine | Non
 
     Args:
         data: Images, as for a training.
-        minutes: Wall time of all commands: training, profile, fit and search.
+        minutes: Wall time of all commands: training, profile, fit, search and the fine-tuning of one network.
         machine: The machine; None: this one.
 
     Raises:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hwnas.report.anatomy import PARTS, Anatomy, anatomies, anatomy, conditions_of
 from hwnas.report.data import Candidates, Member, RunData
+from hwnas.report.finetuning import finetuning_command
 from hwnas.report.front import csv_text, json_text, outside_metrics, rows_of, verdict_of
 from hwnas.report.verdict import best_of, picked_member, standing
 from hwnas.space.deployed import DEPLOYMENT
@@ -70,6 +71,7 @@ def run_values(data: RunData) -> dict[str, Any]:
         "predictors": _predictors(data),
         "choice": _choice(data),
         "command": f"hwnas export {shlex.quote(str(data.path))} --arch ",
+        "finetuning": _finetuning(data),
         "files": _files(data),
     }
 
@@ -227,6 +229,13 @@ def _choice(data: RunData) -> list[int]:
     balanced, fast = (picked_member(data, front, rule) for rule in ("balanced", "fast"))
     picked = [balanced, best_of(front, data.objectives[0]), fast]
     return list(dict.fromkeys(data.front.index(member) for member in picked if member is not None))
+
+
+def _finetuning(data: RunData) -> list[str]:
+    """Return the commands that fine-tune the networks of the front, by their place in it; empty ones where none can."""
+    if data.record is None:
+        return ["" for _ in data.front]
+    return [shlex.join(finetuning_command(data.path, data.record, member.arch_id)) for member in data.front]
 
 
 def _files(data: RunData) -> Mapping[str, str | None]:

@@ -221,10 +221,11 @@ def test_a_file_for_images_and_machine_is_written_once(
     assert run(["init", "digits", "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written["options"]["train"]["space"] == "vitas-twins-micro"
-    assert set(written["minutes"]) == {"train", "profile", "fit", "search"}
+    assert set(written["minutes"]) == {"train", "profile", "fit", "search", "train --arch"}
     estimated = Path("hwnas.toml").read_text().splitlines()[2]
     assert re.fullmatch(
-        r"# Estimated.*: train .*, profile .*, fit .*, search .*, in all \d+ (min|h) \d+ (s|min)\.", estimated
+        r"# Estimated.*: train .*, profile .*, fit .*, search .*, train --arch .*, in all \d+ (min|h) \d+ (s|min)\.",
+        estimated,
     )
     for name in written["options"]:
         assert project_options(Path("hwnas.toml"), command(name), [], commands=NAMES)

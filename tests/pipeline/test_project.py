@@ -53,7 +53,7 @@ def proposed(minutes: float) -> tuple[Project, str, int, int, int]:
 
 
 def test_all_commands_fit_into_the_time(timed: list[str]) -> None:
-    for minutes in (12, 20, 40, 240):
+    for minutes in (14, 20, 40, 240):
         found, _, epochs, samples, budget = proposed(minutes)
         assert found.total_minutes <= minutes
         assert (epochs >= 10, samples >= 24, budget >= 24) == (True, True, True)
@@ -63,7 +63,7 @@ def test_a_smaller_space_is_timed_only_where_the_larger_one_has_no_ten_epochs(ti
     assert proposed(240)[1] == "vitas-twins-mini-96"
     assert timed == ["vitas-twins-mini-96"]
     timed.clear()
-    found, space, epochs, _, _ = proposed(12)
+    found, space, epochs, _, _ = proposed(14)
     assert (space, found.proposal.space) == ("vitas-twins-micro", "vitas-twins-micro")
     assert 10 <= epochs < 20
     assert timed == ["vitas-twins-mini-96", "vitas-twins-micro"]  # mini-64 has nearly as many MACs as mini-96
@@ -75,8 +75,8 @@ def test_a_smaller_space_is_timed_only_where_the_larger_one_has_no_ten_epochs(ti
 
 
 def test_the_time_of_all_epochs_is_named(timed: list[str]) -> None:
-    found = proposed(12)[0]
-    (note,) = [note for note in found.notes if note.startswith("epochs that fit into 12 minutes")]
+    found = proposed(14)[0]
+    (note,) = [note for note in found.notes if note.startswith("epochs that fit into 14 minutes")]
     assert " of 20, all of them with --minutes " in note
     assert proposed(float(note.rpartition(" ")[2]))[2] == 20
 
@@ -88,6 +88,14 @@ def test_the_time_that_is_needed_is_named_where_nothing_fits(timed: list[str]) -
     needed = float(note.rpartition(" ")[2])
     assert needed - 1 < found.total_minutes <= needed
     assert proposed(needed)[0].total_minutes <= needed
+
+
+def test_a_network_of_the_search_can_be_fine_tuned_within_the_time(timed: list[str]) -> None:
+    for minutes in (3, 240, 2400):
+        found, _, epochs, _, _ = proposed(minutes)
+        epoch = found.minutes["train"] / epochs
+        assert found.minutes["train --arch"] == pytest.approx(min(20, epochs) * epoch)
+        assert found.total_minutes == pytest.approx(sum(found.minutes.values()))
 
 
 def test_the_file_has_the_times_that_are_printed(timed: list[str]) -> None:

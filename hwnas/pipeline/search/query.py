@@ -26,7 +26,8 @@ from hwnas.pipeline.search.predicted_metrics import (
 from hwnas.predict.intervals import DEFAULT_CONFIDENCE
 from hwnas.predict.selector import ChosenPredictor
 from hwnas.report.data import comparable_networks
-from hwnas.search.objective import Criteria
+from hwnas.search import choice
+from hwnas.search.objective import Criteria, parse_objective
 from hwnas.search.problem import Problem
 from hwnas.search.query import QueriedFront, query_study
 from hwnas.search.record import ReferenceNetwork, read_record
@@ -103,6 +104,19 @@ class QueryResult(TabularResult):
     """Networks to compare the front with; their metrics are those of the search."""
     closest: tuple[ClosestNetwork, ...] = ()
     """The networks that miss the constraints by the least, if none meets them."""
+
+    @property
+    def balanced(self) -> QueriedNetwork | None:
+        """The balanced network, by measured values or else predictions; one of those that were measured, if any were.
+
+        None if there is none with values for all objectives.
+        """
+        networks = [network for network in self.networks if network.measured] or list(self.networks)
+        objectives = [parse_objective(text).metric for text in self.objectives]
+        names = list(map(str, objectives))
+        values = [[item.measured.get(name, item.metrics[name]) for name in names] for item in networks]
+        row = choice.balanced(objectives, np.array(values, dtype=np.float64)) if networks else None
+        return None if row is None else networks[row]
 
     def _columns(self) -> Columns:
         columns: dict[str, list[object]] = {

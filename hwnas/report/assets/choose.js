@@ -1,4 +1,4 @@
-// The best network within a budget or the selected one, and the command that exports it.
+// The best network within a budget or the selected one, and the commands that fine-tune and export it.
 
 const CHOICE = { run: RUNS[0], label: null, target: null, limits: [], member: null };
 
@@ -29,6 +29,9 @@ function drawChoice() {
   const { run, member } = CHOICE;
   byId("command").replaceChildren(...(member ? unbroken(`${run.command}${member.id} --format onnx --out ${short(member.id)}-onnx`) : []));
   byId("copy").disabled = !member;
+  const finetuning = member ? run.finetuning[member.place] : "";
+  byId("finetuning").hidden = !finetuning;
+  byId("finetuning-command").replaceChildren(...unbroken(finetuning));
   if (!member) return byId("choice").replaceChildren();
   const rows = run.metrics.flatMap((metric) => {
     const measured = run.measured(metric.label, member);
@@ -78,7 +81,7 @@ function setRun() {
   setBudget();
 }
 
-/** Show the network that was selected in a plot or the table, with the command that exports it. */
+/** Show the network that was selected in a plot or the table, with the commands that fine-tune and export it. */
 function chooseSelected() {
   const member = STATE.selected;
   if (!member || member === CHOICE.member) return;
@@ -90,13 +93,13 @@ function chooseSelected() {
   drawChoice();
 }
 
-async function copyCommand() {
-  const text = byId("command").textContent;
+async function copyCommand(id) {
+  const text = byId(id).textContent;
   try {
     await navigator.clipboard.writeText(text);
     byId("copied").textContent = "Copied.";
   } catch {
-    getSelection().selectAllChildren(byId("command"));
+    getSelection().selectAllChildren(byId(id));
     byId("copied").textContent = "Selected: press Ctrl+C.";
   }
 }
@@ -107,7 +110,8 @@ function startChoose() {
   byId("choose-run").addEventListener("change", setRun);
   byId("budget-metric").addEventListener("change", setBudget);
   byId("budget").addEventListener("input", () => { choose(); if (CHOICE.member) select(CHOICE.member); });
-  byId("copy").addEventListener("click", copyCommand);
+  byId("copy").addEventListener("click", () => copyCommand("command"));
+  byId("copy-finetuning").addEventListener("click", () => copyCommand("finetuning-command"));
   STATE.listeners.push(chooseSelected);
   setRun();
 }

@@ -15,6 +15,7 @@ from hwnas.pipeline.search.query import query
 from hwnas.pipeline.search.run import SearchRun, search_networks
 from hwnas.predict.predictor import Predictor
 from hwnas.predict.saving import save_predictor
+from hwnas.search.result import load_search
 from hwnas.search.spec import PostSearch
 from tests.pipeline.campaigns import CPU, FakeEnvironment
 from tests.pipeline.search.workbench import FIRST, SPEED, free, options, write_bench, write_predictor
@@ -41,6 +42,17 @@ def test_the_same_question_has_the_same_answer(searched: SearchRun) -> None:
     assert list(frame[f"{SPEED}_lower"]) == [network.lower[SPEED] for network in found.networks]
     assert list(frame[f"{SPEED}_measured"]) == [network.measured[SPEED] for network in found.networks]
     assert "macs_lower" not in frame
+
+
+def test_the_balanced_network_is_that_of_the_search_and_measured(searched: SearchRun) -> None:
+    found = query(searched.run)
+    assert found.balanced is not None
+    assert found.balanced.arch_id == load_search(searched.run).pick("balanced").id
+    predicted = [replace(network, measured={}) for network in found.networks]
+    (kept, *_) = [network for network in found.networks if network.arch_id != found.balanced.arch_id]
+    mixed = tuple(kept if network.arch_id == kept.arch_id else network for network in predicted)
+    assert replace(found, networks=mixed).balanced == kept
+    assert replace(found, networks=()).balanced is None
 
 
 def test_another_constraint_needs_no_search(searched: SearchRun) -> None:
