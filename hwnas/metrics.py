@@ -292,6 +292,10 @@ class Metric:
         """The same metric on another device."""
         return replace(self, deployment=replace(self.deployment, device=device))
 
+    def shown(self, value: float) -> str:
+        """Return a value with its unit, as messages show it."""
+        return f"{value:.2%}" if self.quantity.is_share else f"{value:,.6g} {self.quantity.unit}".rstrip()
+
     def to_target(self, figures: "NDArray[np.float64]", *, batch: "NDArray[np.float64]") -> "NDArray[np.float64]":
         """Convert figures to what models fit: those of one run of a batch, less being better."""
         return _MS_PER_S * batch / figures if self.name == "throughput" else figures

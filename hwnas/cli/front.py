@@ -1,7 +1,7 @@
 """The result of a search as text: the table of its front, how well it was verified, and its exported networks."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ _MAX_ROWS = 30
 
 _TEXT_COLUMNS = ("arch_id", "deployment", "outside", "verified", "network", "origin")
 
-_DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|$)")
-"""Device, runtime, precision and batch in the name of a column."""
+_DEPLOYMENT = re.compile(r"@\S+?(?=_measured|_lower|_upper|_vs_|[<>]=|\s|$)")
+"""Device, runtime, precision and batch in the name of a column, or in a constraint."""
 
 
 def print_search_result(run: Path, record: SearchRecord) -> None:
@@ -98,7 +98,7 @@ def print_front(data: RunData) -> None:
     if not cells:
         print_line("The front is empty: no evaluated network meets all constraints.")
         return
-    titles = _short_names(list(cells[0]))
+    titles = short_names(list(cells[0]))
     columns = [Column(title, numeric=title not in _TEXT_COLUMNS) for title in titles]
     print_table(columns, [[_format(name, value) for name, value in row.items()] for row in cells[:_MAX_ROWS]])
     if len(cells) > _MAX_ROWS:
@@ -110,7 +110,7 @@ def print_references(data: RunData) -> None:
     rows = reference_rows(data)
     if rows:
         print_line()
-        titles = _short_names(list(rows[0]))
+        titles = short_names(list(rows[0]))
         columns = [Column(title, numeric=title not in _TEXT_COLUMNS) for title in titles]
         print_table(columns, [[_format(name, value) for name, value in row.items()] for row in rows])
 
@@ -121,7 +121,7 @@ def _visible_cells(row: FrontRow, *, hidden: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in cells if name not in hidden and not name.endswith(("_lower", "_upper"))}
 
 
-def _short_names(names: list[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Leave out device, runtime, precision and batch where the names stay unique."""
     short = [_DEPLOYMENT.sub("", name) for name in names]
     return [bare if short.count(bare) == 1 else name for bare, name in zip(short, names, strict=True)]

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from hwnas.cli.following import commands_for
+from hwnas.cli.front import short_names
 from hwnas.cli.options import CONFIDENCE, NAMES, PATH, json_option, predictors_option
 from hwnas.cli.output import Column, print_footer, print_json, print_line, print_table
 from hwnas.cli.project import project_run
-from hwnas.metrics import QUALITIES, parse_metric
+from hwnas.metrics import METRICS, QUALITIES, parse_metric
 from hwnas.pipeline.search.query import MissedConstraint, QueryResult
 from hwnas.pipeline.search.query import query as query_search
 from hwnas.report.front import reference_origin
@@ -83,7 +84,9 @@ def query(
 
 def _print(found: QueryResult) -> None:
     if not found.networks:
-        wanted = f"meets {', '.join(found.constraints)}" if found.constraints else "has all of these metrics"
+        wanted = (
+            f"meets {', '.join(short_names(found.constraints))}" if found.constraints else "has all of these metrics"
+        )
         print_line(f"None of the {found.candidates:,} candidates {wanted}.")
         for network in found.closest:
             print_line(f"closest: {network.arch_id}, {'; '.join(map(_missed, network.missed))}")
@@ -91,7 +94,7 @@ def _print(found: QueryResult) -> None:
         names = list(found.networks[0].metrics)
         measured = [name for name in names if any(name in network.measured for network in found.networks)]
         exact = ["accuracy in fp32"] if any(network.float_accuracy is not None for network in found.networks) else []
-        titles = [*names, *exact, *(f"{name} measured" for name in measured)]
+        titles = short_names([*names, *exact, *(f"{name} measured" for name in measured)])
         is_outside = any(network.outside for network in found.networks)
         is_predicted = any(network.predicted for network in found.networks)
         rows = [
@@ -118,7 +121,8 @@ def _print(found: QueryResult) -> None:
 
 def _missed(item: MissedConstraint) -> str:
     origin = {None: "", True: " measured", False: " predicted"}[item.measured]
-    return f"misses {item.constraint} by {item.share:.2%}: {_format(item.metric, item.value)}{origin}"
+    value = parse_metric(item.metric).shown(item.value) if item.metric in METRICS else f"{item.value:,.6g}"
+    return f"{item.metric} {value}{origin}"
 
 
 def _print_references(networks: Sequence[ReferenceNetwork], names: Sequence[str]) -> None:

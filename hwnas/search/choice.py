@@ -93,6 +93,22 @@ class Pick:
             return _least(_minimised(quality, columns))
         return _least(np.where(self._within(columns), _minimised(objectives[0], columns), np.nan))
 
+    def looser(self, columns: Mapping[Metric, Values]) -> tuple[str, "Pick | None"]:
+        """Say what networks have of the limits that none of them meets, with the limits that one meets.
+
+        Args:
+            columns: Values of metrics, one for each network; those of the limits are among them.
+        """
+        limits, best = [], []
+        for limit in self.limits:
+            metric = _find(limit.metric, tuple(columns))
+            value = float(np.nanmin(columns[metric]) if limit.sense == "<=" else np.nanmax(columns[metric]))
+            is_met = value <= limit.bound if limit.sense == "<=" else value >= limit.bound
+            limits.append(limit if is_met else limit.loosened(value))
+            best += [] if is_met else [f"{limit.metric} of {metric.shown(value)} at best"]
+        rule = Pick(name=None, limits=tuple(limits))
+        return ", ".join(best), rule if rule._within(columns).any() else None
+
     def require_known(self, metrics: Sequence[Metric], *, resolved: bool) -> None:
         """Require that all limits are on metrics of a search.
 

@@ -24,6 +24,8 @@ class ConstraintCheck:
 
     satisfiable: bool
     text: str
+    looser: str | None = None
+    """A constraint with a bound that a network meets, if one alone cannot be met."""
 
     def __str__(self) -> str:
         return self.text
@@ -55,7 +57,8 @@ def check_constraints(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0)
     if problem.admits(metrics).any():
         text = f"constraints can be met, but none of {_SAMPLE:,} sampled networks does"
         return ConstraintCheck(satisfiable=True, text=text)
-    return ConstraintCheck(satisfiable=False, text=f"constraints cannot be met: {_reason(problem, metrics)}")
+    reason, looser = _reason(problem, metrics)
+    return ConstraintCheck(satisfiable=False, text=f"constraints cannot be met: {reason}", looser=looser)
 
 
 def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 0) -> ConstraintCheck:
@@ -67,7 +70,8 @@ def require_satisfiable(problem: Problem, cheap: CheapEvaluator, *, seed: int = 
     found = check_constraints(problem, cheap, seed=seed)
     if not found.satisfiable:
         constraints = ", ".join(str(constraint) for constraint in problem.cheap_constraints)
-        raise InputError(str(found), got=constraints, hint="a looser constraint")
+        hint = "a looser constraint" if found.looser is None else f"--constraint '{found.looser}'"
+        raise InputError(str(found), got=constraints, hint=hint)
     return found
 
 
@@ -94,8 +98,8 @@ def _least_violating(problem: Problem, cheap: CheapEvaluator, sample: Genomes, *
     return concatenated(parts)
 
 
-def _reason(problem: Problem, metrics: Metrics) -> str:
-    """Name the constraint that no network meets, or say that no network meets all of them."""
+def _reason(problem: Problem, metrics: Metrics) -> tuple[str, str | None]:
+    """Name the constraint that no network meets, with a looser one, or say that no network meets all of them."""
     for constraint in problem.cheap_constraints:
         estimate = metrics[str(constraint.metric)]
         if constraint.violation(estimate, confident=problem.confident).min() > 0:
@@ -103,5 +107,6 @@ def _reason(problem: Problem, metrics: Metrics) -> str:
             row = int(np.nanargmin(values) if constraint.sense == "<=" else np.nanargmax(values))
             # The first two rows are the extremes.
             which = ("the smallest network", "the largest network")[row] if row < 2 else "the best network found"
-            return f"{which} has {constraint.metric} {float(values[row]):.6g}"
-    return "each constraint can be met, but no network was found that meets all of them"
+            value = float(values[row])
+            return f"{which} has {constraint.metric} {constraint.metric.shown(value)}", str(constraint.loosened(value))
+    return "each constraint can be met, but no network was found that meets all of them", None

@@ -1,5 +1,6 @@
 """Objectives and constraints of a search, and the values that they are computed from."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,13 @@ class Constraint:
         values = self.compared(estimate, confident=confident)
         excess = values - self.bound if self.sense == "<=" else self.bound - values
         return excess / (abs(self.bound) or 1.0)
+
+    def loosened(self, value: float) -> "Constraint":
+        """Return the constraint on the same quantity of any device with a bound of three digits that a value meets."""
+        step = 10.0 ** (math.floor(math.log10(abs(value) or 1.0)) - 2)
+        steps = math.ceil(value / step) if self.sense == "<=" else math.floor(value / step)
+        metric = self.metric if isinstance(self.metric, CallerMetric) else Metric(name=self.metric.name)
+        return replace(self, metric=metric, bound=float(f"{steps * step:.3g}"))
 
     def __str__(self) -> str:
         return f"{self.metric}{self.sense}{self.bound:g}"

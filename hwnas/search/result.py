@@ -112,7 +112,11 @@ class SearchResult:
         }
         row = chosen.choose(objectives, columns) if self.front else None
         if row is None:
-            raise InputError(f"no network on the front meets {chosen}", got=f"{len(self.front)} networks on the front")
+            best, looser = chosen.looser(columns) if self.front and chosen.limits else ("", None)
+            got = f"{len(self.front)} networks on the front" + (f", {best}" if best else "")
+            hint = None if looser is None else f"--pick '{looser}'"
+            correction = None if looser is None else (rule, str(looser))
+            raise InputError(f"no network on the front meets {chosen}", got=got, hint=hint, correction=correction)
         return self.front[row]
 
     def to_frame(self, *, front_only: bool = True) -> Frame:

@@ -366,13 +366,24 @@ def read_train_config(run: Run) -> TrainConfig:
     """
     config = run.manifest.config
     if "recipe" not in config:
-        raise InputError(f"{run.path} must be the run of a training", got="another kind of run")
+        raise _no_training(run)
     if config.get("schema") != SCHEMA:
         hint = "train again, or use the version of hwnas that made the run"
         raise InputError(
             f"{run.path} must have a config of schema {SCHEMA}", got=shown(config.get("schema")), hint=hint
         )
     return from_mapping(TrainConfig, config, where=f"{run.path / MANIFEST}: config")
+
+
+def _no_training(run: Run) -> InputError:
+    """Make the error for a run of another command; that of a search has a supernet, which is suggested."""
+    message, searched = f"{run.path} must be the run of a training", run.manifest.config.get("supernet")
+    if not isinstance(searched, Mapping) or not isinstance(searched.get("path"), str):
+        return InputError(message, got="another kind of run")
+    path = Path(searched["path"])
+    supernet = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    hint = f"hwnas evaluate {shlex.quote(supernet)}"
+    return InputError(message, got="the run of a search", hint=hint, correction=(str(run.path), supernet))
 
 
 def open_train_config(path: Path) -> TrainConfig | None:

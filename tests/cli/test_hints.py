@@ -143,6 +143,12 @@ def test_a_missing_argument_leads_to_the_help_of_the_command(line: str, capsys: 
     assert hint_of(line, capsys) == f"hwnas {name} --help"
 
 
+def test_the_run_of_a_search_is_evaluated_by_its_supernet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run.create(Path("search"), command=("hwnas",), config={"supernet": {"path": str(folder / "runs" / "net")}})
+    assert hint_of("evaluate search 2630 --split test", capsys) == "hwnas evaluate runs/net 2630 --split test"
+    assert hint_of("profile --supernet search", capsys) == "hwnas profile --supernet runs/net"
+
+
 def test_a_run_of_the_project_that_is_not_there_is_answered_with_the_command_that_makes_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

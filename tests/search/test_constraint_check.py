@@ -26,9 +26,19 @@ def test_the_smallest_network_alone_is_found() -> None:
 def test_an_infeasible_bound_says_what_the_smallest_network_has() -> None:
     with pytest.raises(InputError) as error:
         require_satisfiable(problem(SPACE, f"macs<={MACS[0] - 1}"), cheap(SPACE))
-    assert error.value.message == f"constraints cannot be met: the smallest network has macs {MACS[0]:.6g}"
-    with pytest.raises(InputError, match=f"the largest network has macs {MACS[1]:.6g}".replace("+", r"\+")):
+    assert error.value.message == f"constraints cannot be met: the smallest network has macs {MACS[0]:,.6g}"
+    with pytest.raises(InputError, match=f"the largest network has macs {MACS[1]:,.6g}".replace("+", r"\+")):
         require_satisfiable(problem(SPACE, f"macs>={MACS[1] + 1}"), cheap(SPACE))
+
+
+def test_the_looser_constraint_that_an_error_suggests_can_be_met() -> None:
+    (latency,) = cheap(SPACE)(SPACE.encode([SPACE.smallest()]))[LATENCY].mean
+    with pytest.raises(InputError, match=rf"{LATENCY} {latency:,.6g} ms") as error:
+        require_satisfiable(problem(SPACE, f"{LATENCY}<={latency / 2}"), cheap(SPACE))
+    hint = str(error.value.hint)
+    assert hint.startswith("--constraint 'latency_ms<=")
+    bound = float(hint.rstrip("'").partition("<=")[2])
+    assert latency <= bound <= 1.011 * latency
 
 
 def test_confidence_can_make_it_infeasible() -> None:

@@ -48,6 +48,13 @@ def test_a_network_of_the_front_is_picked_by_a_rule(found: SearchRun, tmp_path: 
     assert result.pick() in result.front
     with pytest.raises(InputError, match="no network on the front meets macs<=1"):
         result.pick("macs<=1")
+    most = max(network.metrics["params"] for network in result.front)
+    with pytest.raises(InputError, match=r"no network on the front meets params>=1e\+09,macs<=1e\+12") as none:
+        result.pick("params>=1G,macs<=1T")
+    assert none.value.got == f"{len(result.front)} networks on the front, params of {most:,.6g} at best"
+    rule = str(none.value.hint).removeprefix("--pick '").rstrip("'")
+    assert result.pick(rule).metrics["params"] >= 0.99 * most
+    assert rule.endswith(",macs<=1e+12")
     exported = tmp_path / "exported"
     run = ("export", str(found.run), "--format", "safetensors", "--out", str(exported), "--json")
     assert run_command([*run, "--pick", "fast"]) == 0
