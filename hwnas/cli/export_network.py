@@ -137,6 +137,7 @@ _SHOWN_LAYERS = 3
     show_default="extend",
     help="TensorRT: how the timing cache is used.",
 )
+@click.option("--replace", is_flag=True, help="Replace files of the same network that hold other weights.")
 @json_option
 @click.pass_context
 def export_network(
@@ -165,6 +166,7 @@ def export_network(
     timing_cache: Path | None,
     timing_cache_use: str | None,
     devices: str | None,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Export a network and check it against torch.
@@ -232,7 +234,16 @@ def export_network(
         )
         return
     if space not in SPACES and (Path(space) / MODEL).is_file():
-        _export_model(context, Path(space), out=out, format_=format_, precision=precision, batch=batch, as_json=as_json)
+        _export_model(
+            context,
+            Path(space),
+            out=out,
+            format_=format_,
+            precision=precision,
+            batch=batch,
+            replace=replace,
+            as_json=as_json,
+        )
         return
     if [arch, named, pick].count(None) < 2:
         raise click.UsageError("the network must be named once, as ARCH, with --arch or by --pick")
@@ -270,6 +281,7 @@ def export_network(
         engine=engine,
         repair=repair,
         part=part,
+        replace_files=replace,
     )
     if as_json:
         print_json(exported.to_mapping())
@@ -289,15 +301,18 @@ def _export_model(
     format_: str,
     precision: str | None,
     batch: int | None,
+    replace: bool,
     as_json: bool,
 ) -> None:
     from hwnas.pipeline.export_model import export_model
 
-    others = given_options(context, except_for=("space", "out", "format_", "precision", "batch", "as_json"))
+    others = given_options(context, except_for=("space", "out", "format_", "precision", "batch", "replace", "as_json"))
     if others:
-        message = "a trained model of timm is exported with --format, --precision and --batch alone"
+        message = "a trained model of timm is exported with --format, --precision, --batch and --replace alone"
         raise UsageError(message, got=" ".join(others), hint=f"hwnas export {run} --out {out}")
-    exported = export_model(run, out=out, format=format_, precision=precision or "fp32", batch=batch)
+    exported = export_model(
+        run, out=out, format=format_, precision=precision or "fp32", batch=batch, replace_files=replace
+    )
     if as_json:
         print_json(exported)
         return

@@ -72,6 +72,8 @@ class ExportParity:
     """The runtime that ran the exported network."""
     sha256: str | None = None
     """Hash of the file."""
+    weights: str | None = None
+    """Hash of torch's weights, which are the same in all files of a network; None in records of earlier versions."""
     accuracy: QuantisedAccuracy | None = None
     """Accuracy in int8 next to that in float32, on the images that the differences are of."""
 
@@ -141,6 +143,7 @@ def check_parity(
         tolerance=rounding_tolerance(module, torch.from_numpy(parts[-1][:_ROUNDING_IMAGES]), precision=precision),
         exact_relative=exact_relative,
         runtime=runtime,
+        weights=weights_hash(module),
     )
 
 
@@ -208,6 +211,41 @@ def save_parity(parity: ExportParity, path: Path) -> None:
     """Write the parity record of an exported file."""
     body = {"schema": SCHEMA, "passed": parity.passed, **to_mapping(parity)}
     write_atomic(parity_path(path), json.dumps(body, indent=2, allow_nan=False) + "\n")
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return a hash of the weights of a module, whatever their names."""
+    found = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def require_same_weights(module: nn.Module, paths: Sequence[Path]) -> None:
+    """Require that existing files of a network hold the weights of a module, so that replacing them loses nothing.
+
+    Args:
+        module: The float32 module.
+        paths: Files that are to be written; of one without a record of its weights nothing is required.
+
+    Raises:
+        InputError: A file holds other weights.
+    """
+    for path in paths:
+        known = _recorded_weights(path) if path.exists() else None
+        if known not in (None, weights_hash(module)):
+            message = "a file of this network with other weights must not be replaced by chance"
+            raise InputError(message, got=path, hint="another --out, or --replace")
+
+
+def _recorded_weights(path: Path) -> str | None:
+    try:
+        record = json.loads(parity_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = record.get("weights") if isinstance(record, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def remove_parity(path: Path) -> None:

@@ -32,7 +32,13 @@ class ExportedModel:
 
 @checked_arguments
 def export_model(
-    run: Path, *, out: Path, format: str = "onnx", precision: str = "fp32", batch: int | None = 1
+    run: Path,
+    *,
+    out: Path,
+    format: str = "onnx",
+    precision: str = "fp32",
+    batch: int | None = 1,
+    replace_files: bool = False,
 ) -> ExportedModel:
     """Write a trained model of timm to a folder, after comparing its outputs with those of torch.
 
@@ -42,13 +48,16 @@ def export_model(
         format: 'onnx', 'pt2' or 'safetensors'.
         precision: 'fp32', 'fp16' or 'bf16'.
         batch: Batch size that the file accepts; None for any.
+        replace_files: Replace a file of the same model that holds other weights.
 
     Raises:
         CheckFailedError: The outputs differ from torch's by more than rounding explains.
-        InputError: The run has no model of timm, or it cannot be exported in this way.
+        InputError: The run has no model of timm, it cannot be exported in this way, or a file of the same model with
+            other weights is there.
         UsageError: Models of timm have no such format or precision.
     """
     from hwnas.export.export import export_module
+    from hwnas.export.parity import require_same_weights
     from hwnas.train.data.preprocess import Preprocess
     from hwnas.train.run_folder import weights_file
     from hwnas.train.weights import load_model, read_timm_origin
@@ -63,10 +72,13 @@ def export_model(
     shape = (3, origin.image_size, origin.image_size)
     preprocess = Preprocess.of(input_size=shape, num_classes=origin.num_classes, beside=file)
     stem = f"{origin.name.removeprefix('timm:')}-{precision}-b{'any' if batch is None else batch}"
+    model, path = load_model(run), out / f"{stem}.{format}"
+    if not replace_files:
+        require_same_weights(model, [path])
     exported = export_module(
-        load_model(run),
+        model,
         format=format,
-        path=out / f"{stem}.{format}",
+        path=path,
         input_shape=shape,
         precision=precision,
         batch=batch,

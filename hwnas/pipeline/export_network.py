@@ -156,6 +156,7 @@ def export_network(
     engine: EngineOptions | None = None,
     repair: bool = False,
     part: str = "network",
+    replace_files: bool = False,
 ) -> ExportedNetwork:
     """Write a network to a folder, as an ONNX graph, a torch program, weights alone or a TensorRT engine.
 
@@ -183,6 +184,7 @@ def export_network(
             helps. The run holds the model. A winner that its search has repaired is not repaired again.
         part: 'network', or 'backbone': without its head, as an ONNX graph or a program of torch whose outputs
             `features_0`, ... are the feature maps that the head of a detector reads, or all maps of a classifier.
+        replace_files: Replace files of the same network that hold other weights.
 
     A detector's graph returns the outputs of its anchors; a second one in float32 for one image, `…-boxes.onnx`,
     returns boxes, scores and labels.
@@ -190,7 +192,8 @@ def export_network(
     Raises:
         CheckFailedError: The outputs differ from torch's by more than rounding explains, or quantising loses too
             much accuracy.
-        InputError: The space, the network, the format or the weights cannot be used.
+        InputError: The space, the network, the format or the weights cannot be used, or a file of the same network
+            with other weights is there.
         MissingError: TensorRT or an NVIDIA GPU is not available.
         UsageError: The options contradict each other.
     """
@@ -226,6 +229,11 @@ def export_network(
     path = out / f"{stem}-{precision}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "timm":
         path, batch = out / f"{stem}.timm", None
+    second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
+    if not replace_files:
+        from hwnas.export.parity import require_same_weights
+
+        require_same_weights(source.module, [path, second])
     settings, images = None, None
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
@@ -272,7 +280,6 @@ def export_network(
         boxes = export_boxes(source.module, path, with_boxes, image_size=source.space.image_size_of(source.arch))
         files = (*files, with_boxes)
     if any_batch and batch is not None and format in _ANY_BATCH and precision not in QUANTISED:
-        second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
         more = _write_file(
             source, second, format=format, precision=precision, batch=None, repair=effect, backbone=backbone
         )

@@ -203,6 +203,7 @@ SURFACE = {
         "--pick",
         "--precision",
         "--repair",
+        "--replace",
         "--seed",
         "--timing-cache",
         "--timing-cache-use",

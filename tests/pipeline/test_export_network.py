@@ -106,6 +106,34 @@ def test_a_second_file_takes_any_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "safetensors", "timm"])
+def test_other_weights_of_a_network_replace_its_files_only_on_request(tmp_path: Path, format: str) -> None:
+    def export(seed: int, **more: Any) -> Path:
+        return export_network("autoformer-micro", "min", out=tmp_path, format=format, seed=seed, **more).files[0]
+
+    path = export(1)
+    record = json.loads(parity_path(path).read_text())
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match="a file of this network with other weights") as caught:
+        export(2)
+    assert (caught.value.got, caught.value.hint) == (path, "another --out, or --replace")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert export(1) == path  # the same weights
+    assert json.loads(parity_path(path).read_text())["weights"] == record["weights"]
+    assert export(2, replace_files=True) == path
+    assert json.loads(parity_path(path).read_text())["weights"] != record["weights"]
+    parity_path(path).unlink()  # of a file without a record nothing is known
+    assert export(1) == path
+
+
+def test_a_second_file_of_other_weights_is_kept_too(tmp_path: Path) -> None:
+    first = export_network("autoformer-micro", "min", out=tmp_path, batch=None, seed=1).files[0]
+    assert first.name.endswith("-bany.onnx")
+    with pytest.raises(InputError, match="a file of this network with other weights"):
+        export_network("autoformer-micro", "min", out=tmp_path, any_batch=True, seed=2)
+    assert list(tmp_path.glob("*-b1.onnx")) == []
+
+
 def test_an_onnx_file_runs_without_hwnas_for_any_batch(tmp_path: Path) -> None:
     found = export_network("autoformer-micro", "min", out=tmp_path, batch=None)
     assert found.files[0].name.endswith("-fp32-bany.onnx")

@@ -215,6 +215,7 @@ class WinnerExporter:
                 any_batch=format_ == "onnx" and batch == batches[0],
                 weights=weights.file,
                 quantisation=quantisation if is_quantised else None,
+                replace_files=True,
                 # A file of weights states image size and classes itself.
                 image_size=None if weights.file is not None else space.config.image_size,
                 num_classes=None if weights.file is not None else space.config.num_classes,
@@ -241,7 +242,8 @@ class WinnerExporter:
         if differing_blocks(space, arch) is not None:
             return ()
         try:
-            return export_network(space.name, arch, out=folder, format="timm", weights=weights).files
+            exported = export_network(space.name, arch, out=folder, format="timm", weights=weights, replace_files=True)
+            return exported.files
         except HwnasError as error:
             if storage_failed(error):
                 raise
