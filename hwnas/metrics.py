@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from hwnas.arguments import checked_arguments
 from hwnas.config import Between, FileName, require_valid
-from hwnas.errors import InputError, unknown
+from hwnas.errors import InputError, UsageError, nearest, unknown
 from hwnas.files import require_file_name
 from hwnas.registry import Registry
 
@@ -35,6 +35,18 @@ QUANTISED: tuple[Precision, ...] = ("fp8", "int8", "int8-dynamic")
 
 PRECISION_PREFERENCE: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32", "int8", "int8-dynamic", "fp8")
 """The order in which predictors are preferred where no precision is specified."""
+
+
+def unknown_precision(name: str) -> UsageError:
+    """Make the error for the name of no precision."""
+    near = nearest(name, PRECISIONS)
+    return UsageError(
+        f"precision {name!r} is not known",
+        got=name,
+        known=PRECISIONS,
+        hint=None if near is None else f"--precision {near}",
+        correction=None if near is None else (name, near),
+    )
 
 
 def _require_runtime(name: str, location: str) -> None:

@@ -53,6 +53,9 @@ _PLAN_PARAMETERS = (
 )
 """Parameters that can be given with a plan, which contains the others."""
 
+_OUT = Path("exported")
+"""The folder that is written to by default."""
+
 _SHOWN_CLASSES = 5
 """Names of classes that are printed."""
 
@@ -72,7 +75,7 @@ _SHOWN_LAYERS = 3
 @click.option(
     "--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True, help="Format of the file."
 )
-@click.option("--out", type=PATH, help="Folder to write to; a RUN alone lists its networks.")
+@click.option("--out", type=PATH, show_default="exported; a RUN alone lists its networks", help="Folder to write to.")
 @click.option(
     "--part",
     type=click.Choice(PARTS),
@@ -205,7 +208,7 @@ def export_network(
     if out is None:
         if names_run(space) and (arch, named, pick, weights) == (None,) * 4:
             require_name(Path(space), None)
-        raise click.UsageError("missing option '--out'")
+        out = _OUT
     engine = EngineOptions(
         workspace_mb=workspace_mb,
         optimization_level=optimization_level,

@@ -7,6 +7,7 @@ A table for each command, with its options as they are spelled on the command li
     epochs = 40
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,16 +87,25 @@ def read_project(path: Path, *, commands: Sequence[str]) -> dict[str, dict[str, 
     Raises:
         InputError: The file is not TOML, or has something else than tables of commands.
     """
+    text = read_text(path)
     try:
-        tables = tomllib.loads(read_text(path))
+        tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML", got=error) from error
+        raise InputError(f"{path} is not TOML", got=error, hint=_quoted(text, str(error))) from error
     for name, table in tables.items():
         if name not in commands:
             raise unknown(f"{path}: table", name, commands, hint="[{}]")
         if not isinstance(table, dict):
             raise InputError(f"{path}: {name} must be a table", got=shown(table), hint=f"[{name}]")
     return tables
+
+
+def _quoted(text: str, problem: str) -> str | None:
+    """Return the line that a problem of TOML names with its value in quotes; None: it has no value without them."""
+    place = re.search(r"at line (\d+)", problem)
+    line = text.splitlines()[int(place[1]) - 1] if place else ""
+    bare = re.fullmatch(r"\s*([\w-]+)\s*=\s*([^\"'\[{\s#][^\"'#]*?)\s*(#.*)?", line)
+    return None if bare is None else f'{bare[1]} = "{bare[2]}"'
 
 
 def project_options(

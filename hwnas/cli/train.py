@@ -1,5 +1,6 @@
 """`hwnas train`: train a supernet or a network, and print how it went."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from hwnas.cli.options import (
 from hwnas.cli.output import print_footer, print_json, print_line, print_table
 from hwnas.cli.progress import console_reporter
 from hwnas.config import dump_toml
+from hwnas.devices import load_note
 from hwnas.errors import UsageError
 from hwnas.pipeline.proposal import names_no_model
 from hwnas.pipeline.slurm import SlurmOptions, SubmittedJob, submit_training
@@ -185,12 +187,15 @@ def train(
     from hwnas.pipeline.train import estimate_training, train_model  # torch, which takes seconds
     from hwnas.train.trainer import TrainerConfig
 
-    config = TrainerConfig(threads=threads, evaluate_every=evaluate_every)
+    config, busy = TrainerConfig(threads=threads, evaluate_every=evaluate_every), load_note()
     if dry_run:
         estimate = estimate_training(options, workers=workers, trainer_config=config)
+        estimate = estimate if busy is None else replace(estimate, notes=(*estimate.notes, busy))
         print_json(estimate) if as_json else _print_estimate(estimate)
         return
     with console_reporter() as reporter:
+        if busy is not None:
+            reporter.message(f"note: {busy}")
         if slurm is not None:
             reporter.message("note: slurm in hwnas.toml submits no job; --slurm on the command line does")
         trained = train_model(

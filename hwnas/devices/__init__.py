@@ -11,7 +11,7 @@ from hwnas.devices.datasheets import DEVICES, match
 from hwnas.devices.device import Device
 from hwnas.devices.gpu import Gpu
 from hwnas.devices.intel import Accelerator
-from hwnas.devices.machine import Machine, detect, misspelled, require, resolve, select_gpus
+from hwnas.devices.machine import Machine, detect, load_note, misspelled, require, resolve, select_gpus
 
 __all__ = [
     "DEVICES",
@@ -21,6 +21,7 @@ __all__ = [
     "Gpu",
     "Machine",
     "detect",
+    "load_note",
     "match",
     "misspelled",
     "require",

@@ -117,6 +117,15 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def load_note() -> str | None:
+    """Say that estimates of time are for a machine that is busy; None: at least half of its cores are idle."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load <= cores / 2:
+        return None
+    busy = f"the machine is busy (a load of {load:.1f} in the last minute, on {cores} cores)"
+    return f"{busy}: estimates of time are for it as it is now, and on an idle one all takes less"
+
+
 def resolve(name: str, *, machine: Machine | None = None) -> str:
     """Resolve the name of a device.
 

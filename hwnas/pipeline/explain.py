@@ -1,16 +1,19 @@
 """`hwnas explain`: show where the time of a network goes on a device, and why it is not faster."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from hwnas.arguments import checked_arguments
+from hwnas.data_paths import PROFILES, data_search_path
 from hwnas.devices import DEVICES, Device, Machine, detect, resolve
-from hwnas.errors import MissingError, UsageError
-from hwnas.metrics import PRECISIONS, Deployment
+from hwnas.errors import InputError, MissingError
+from hwnas.metrics import PRECISIONS, Deployment, unknown_precision
 from hwnas.pipeline.named_network import find_network
 from hwnas.profile.executed_graph import precision_limits
+from hwnas.profile.lookup import profile_entries
 from hwnas.profile.roofline import OperationCost, PeakRates, bottlenecks, operation_costs, peak_rates
 from hwnas.profile.runtime_profile import RuntimeProfile, measured_bottlenecks, runtime_profile
 from hwnas.profile.subjects import space_subject
@@ -99,7 +102,7 @@ def explain(
         UsageError: The precision is not known.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is not known", got=precision, known=PRECISIONS)
+        raise unknown_precision(precision)
     named_space, found = find_network(space, arch, command=_COMMAND)
     network = named_space.candidate(found)
     this_machine = machine or detect()
@@ -125,11 +128,23 @@ def explain(
         operations=costs,
         groups=group_operations(costs, rates),
         hints=(
+            *(() if measured is None else _other_runtimes(measured.runtime, target)),
             *of_profile,
             *(precision_limits(subject, setting) if is_present else ()),
             *bottlenecks(workload, costs, device=target, rates=rates, precision=precision),
         ),
     )
+
+
+def _other_runtimes(runtime: str, device: Device) -> Iterator[str]:
+    """Yield a note if the profiles of a device, and so its predictors, are of other runtimes than the timed one."""
+    others: set[str] = set()
+    with suppress(InputError):  # a folder of HWNAS_PROFILES need not exist
+        entries = profile_entries(data_search_path(PROFILES))
+        others = {item.manifest.setting.runtime for item in entries if item.manifest.setting.device == device.name}
+    if others and runtime not in others:
+        names = " and ".join(sorted(others))
+        yield f"these times are of {runtime}; profiles of {device.name}, and predictors fitted to them, are of {names}"
 
 
 def group_operations(costs: Sequence[OperationCost], rates: PeakRates | None) -> tuple[OperationGroup, ...]:

@@ -1,13 +1,12 @@
 """Look at images and machine, and write the options of a project's commands: `hwnas init`."""
 
 import math
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hwnas.arguments import checked_arguments
-from hwnas.devices import Machine, detect
+from hwnas.devices import Machine, detect, load_note
 from hwnas.pipeline.proposal import Proposal, open_images, propose_space
 from hwnas.pipeline.train import TrainingEstimate, estimate_training
 from hwnas.profile.plan import MIN_REPEATS
@@ -160,9 +159,9 @@ def propose_project(data: str, *, minutes: float = 120.0, machine: Machine | Non
     Raises:
         InputError: The images cannot be opened, or memory does not suffice.
     """
-    machine, load, cores = machine or detect(), os.getloadavg()[0], os.cpu_count() or 1
+    machine, busy = machine or detect(), load_note()
     proposal = propose_space(open_images(TrainOptions(data=data)), machine)
-    plan, notes = _plan_of(data, proposal.space), []
+    plan, notes = _plan_of(data, proposal.space), [] if busy is None else [busy]
     needed = math.ceil(plan.total)
     for space in proposal.smaller_spaces:
         if plan.total <= minutes:
@@ -171,8 +170,6 @@ def propose_project(data: str, *, minutes: float = 120.0, machine: Machine | Non
             continue
         plan = _plan_of(data, space)
     chosen = str(plan.estimate.config.space)
-    if load > cores / 2:
-        notes.append(f"other programs use about {load:.0f} of {cores} cores: without them all takes less time")
     if chosen != proposal.space:
         notes.append(f"{proposal.space} suits the images, but takes about {needed} minutes: --minutes {needed}")
     if plan.total > minutes:

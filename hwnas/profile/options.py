@@ -7,7 +7,7 @@ from typing import Any
 from hwnas.config import require_valid, shown
 from hwnas.data_paths import PROFILES
 from hwnas.errors import UsageError
-from hwnas.metrics import MAX_BATCH, MAX_THREADS, PRECISIONS
+from hwnas.metrics import MAX_BATCH, MAX_THREADS, PRECISIONS, unknown_precision
 from hwnas.profile.statistics import MIN_RUNS
 from hwnas.profile.timing import PAIRS
 from hwnas.space import SPACES
@@ -125,7 +125,7 @@ class CampaignOptions:
             message = f"--batch must be different numbers from 1 to {MAX_BATCH}"
             raise UsageError(message, got=shown(self.batches), hint="--batch 1,8")
         if self.precision not in PRECISIONS:
-            raise UsageError(f"precision {self.precision!r} is not known", got=self.precision, known=PRECISIONS)
+            raise unknown_precision(self.precision)
 
     @property
     def measured_space(self) -> AnySpace:

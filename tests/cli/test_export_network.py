@@ -29,6 +29,16 @@ def test_files_and_their_check_are_printed(command_line: CommandLine, tmp_path: 
     assert last[1].endswith(".safetensors.parity.json")
 
 
+def test_without_a_folder_files_are_written_to_exported(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command_line(*ARGUMENTS) == 0
+    files = [Path(line) for line in command_line.out.split("\n\n")[-1].splitlines()]
+    assert {file.parent for file in files} == {Path("exported")}
+    assert all(file.exists() for file in files)
+
+
 def test_json_is_one_document(command_line: CommandLine, tmp_path: Path) -> None:
     named = ("export", "autoformer-micro", "--arch", "min", "--format", "safetensors", "--batch", "any")
     assert command_line(*named, "--out", str(tmp_path), "--json") == 0
@@ -71,7 +81,6 @@ def test_a_plan_is_exported_as_it_says(command_line: CommandLine, tmp_path: Path
         ((*ARGUMENTS, "--out", "x", "--arch", "max"), 2, "the network must be named once"),
         ((*ARGUMENTS, "--out", "x", "--batch", "0"), 2, "in the range 1<=x<=65536"),
         ((*ARGUMENTS, "--out", "x", "--format", "onyx"), 2, "'onyx' is not one of 'onnx'"),
-        (ARGUMENTS, 2, "missing option '--out'"),
         ((*ARGUMENTS, "--out", "x", "--max-drop", "2"), 2, "calibration and a loss of accuracy are for int8"),
         (("export", "autoformer-micro", "min", "--precision", "int8", "--out", "x"), 2, "int8 needs labelled images"),
         ((*ARGUMENTS, "--out", "x", "--precision", "int8", "--max-drop", "-1"), 2, "in the range 0<=x<=100"),

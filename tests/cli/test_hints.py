@@ -125,6 +125,7 @@ CPU = detect().cpu.slug
         ("search --constraint 'latency_ms<=3sec'", "hwnas search --constraint 'latency_ms<=3s'"),
         ("search --constraint 'latency_ms<=3parsec'", "hwnas search --constraint 'latency_ms<=3'"),
         ("profile --space autoformer-micro --dry-run", "hwnas profile --plan-only --out plan.jsonl"),
+        ("explain autoformer-micro max --precision bf61", "hwnas explain autoformer-micro max --precision bf16"),
         (f"fit --device {CPU[:-1]}", f"hwnas fit --device {CPU}"),
         (f"fit --device {CPU[:8]}", f"hwnas fit --device {CPU}"),
         (f"profile --space autoformer-micro --device {CPU}x", f"hwnas profile --space autoformer-micro --device {CPU}"),

@@ -141,6 +141,30 @@ def test_errors_name_the_file_the_key_and_the_value(tmp_path: Path, text: str, m
     assert "hwnas.toml" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("data = photos-bad", 'data = "photos-bad"'),
+        ("out=runs/a  # here", 'out = "runs/a"'),
+        ("epochs =", None),
+        ('data = "photos', None),
+    ],
+)
+def test_a_value_without_quotes_is_shown_with_them(tmp_path: Path, line: str, hint: str | None) -> None:
+    with pytest.raises(InputError, match="is not TOML") as caught:
+        options(tmp_path, f"[train]\n{line}\nepochs = 3\n", "")
+    assert caught.value.hint == hint
+
+
+def test_misspelled_tables_and_keys_are_suggested_as_they_stand_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="table 'trian' is not known") as caught:
+        options(tmp_path, "[trian]\nepochs = 3\n", "")
+    assert caught.value.hint == "[train]"
+    with pytest.raises(InputError, match="key 'epoch' is not known") as caught:
+        options(tmp_path, "[train]\nepoch = 3\n", "")
+    assert caught.value.hint == "epochs in [train]"
+
+
 def test_a_command_says_what_it_takes_from_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

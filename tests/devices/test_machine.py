@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from hwnas.devices import Machine, detect, require, resolve, select_gpus
+from hwnas.devices import Machine, detect, load_note, require, resolve, select_gpus
 from hwnas.devices.cpu import CPUINFO
 from hwnas.errors import InputError, MissingError, UnknownNameError
 from hwnas.runs import CommandOutcome
@@ -215,3 +215,14 @@ def test_every_slice_can_be_chosen() -> None:
 
 def test_a_compute_instance_of_a_slice_has_a_name() -> None:
     assert resolve("a100-mig-1c.3g.20gb", machine=WITHOUT) == "a100-mig-1c.3g.20gb"
+
+
+@pytest.mark.parametrize(("load", "is_busy"), [(0.9, False), (3.04, True)])
+def test_a_busy_machine_is_noted(load: float, is_busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    note = load_note()
+    assert (note is not None) == is_busy
+    assert note is None or note.startswith(
+        "the machine is busy (a load of 3.0 in the last minute, on 2 cores): estimates"
+    )

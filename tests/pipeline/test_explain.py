@@ -1,3 +1,6 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from hwnas.devices import detect
@@ -58,6 +61,24 @@ def test_a_device_that_is_here_is_asked() -> None:
     assert found.roofline_ms is None
     assert {group.bound for group in found.groups} == {None}
     assert sum(group.share for group in found.groups) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("runtime", "is_named"), [("openvino", True), ("onnxruntime", False)])
+def test_another_runtime_than_that_of_the_profiles_is_named(
+    runtime: str, is_named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = SimpleNamespace(device=CPU, runtime=runtime)
+    entry = SimpleNamespace(manifest=SimpleNamespace(setting=setting))
+    monkeypatch.setattr("hwnas.pipeline.explain.profile_entries", lambda paths: [entry])
+
+    def profiler(subject: Subject, setting: Setting) -> RuntimeProfile:
+        return RuntimeProfile(runtime="onnxruntime", total_ms=1.0, by_kind=(), by_segment=())
+
+    found = explain("autoformer-micro", "min", device="cpu", machine=MACHINE, profiler=profiler)
+    text = f"these times are of onnxruntime; profiles of {CPU}, and predictors fitted to them, are of openvino"
+    assert (text in found.hints) == is_named
+    monkeypatch.setenv("HWNAS_PROFILES", str(tmp_path / "none"))
+    assert explain("autoformer-micro", "min", device="cpu", machine=MACHINE, profiler=profiler).measured is not None
 
 
 def test_measured_times_are_told_as_rates_and_shares() -> None:

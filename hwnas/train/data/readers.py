@@ -6,6 +6,7 @@ WebDataset itself streams, so that it can neither hold out images by class nor r
 
 import lzma
 import os
+import shlex
 import struct
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -129,7 +130,11 @@ class ImageFolder:
         empty = [name for name, paths in files.items() if not paths]
         if empty:
             got = printable(f"none in {', '.join(empty[:8])}")
-            raise InputError(f"every class in {path} must have images", got=got)
+            nested = [name for name, paths in files.items() if paths and len(_subfolders(path / name)) > 1]
+            hint = f"images in {printable(path / empty[0])}, or that folder elsewhere"
+            if nested:
+                hint += f"; or --data {shlex.quote(printable(path / nested[0]))}, if the classes are the folders in it"
+            raise InputError(f"every class in {path} must have images", got=got, hint=hint)
         keys = [path for paths in files.values() for path in paths]
         labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in files.values()])
         return FolderDataset(self.path, keys, labels.astype(np.int64))

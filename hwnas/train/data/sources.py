@@ -61,6 +61,7 @@ TEST_SHARE = 0.1
 _TEST_SEED = 0
 _TEST_WORDS = ("test", "validation", "valid", "val")
 _MAX_LISTED = 8
+_FOLDER_HINT = "--data DIR, with images in DIR/CLASS for each class"
 _EMBEDDED = ("digits", "digits-clutter")
 
 
@@ -238,7 +239,7 @@ def _open_path(config: DataConfig) -> _Source:
             return _open_parquet(path)
         if path.is_dir():
             return _open_folder(path)
-    raise InputError("data in one file must be Parquet", got=path)
+    raise InputError("data in one file must be Parquet", got=path, hint=_FOLDER_HINT)
 
 
 def _open_folder(path: Path) -> _Source:
@@ -253,7 +254,7 @@ def _open_folder(path: Path) -> _Source:
         with file_errors(path):
             is_empty = not any(path.iterdir())
         got = "an empty folder" if is_empty else "no images"
-        raise InputError(message, got=got, hint="--data DIR, with images in DIR/CLASS for each class")
+        raise InputError(message, got=got, hint=_FOLDER_HINT)
     train = folder.dataset(folder.train or "", classes)
     test = folder.dataset(folder.test, classes) if folder.test else None
     folder.index.save()

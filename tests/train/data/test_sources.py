@@ -157,6 +157,22 @@ def test_folders_that_cannot_be_used(
         opened(tmp_path, classes=2)
 
 
+def test_a_class_without_images_and_the_folder_above_the_classes_have_a_remedy(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", {"ant": 5, "bee": 5})
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(InputError, match=r"every class in .* must have images") as caught:
+        opened(tmp_path)
+    remedy = f"images in {tmp_path / 'logs'}, or that folder elsewhere"
+    assert caught.value.hint == f"{remedy}; or --data {tmp_path / 'photos'}, if the classes are the folders in it"
+    (tmp_path / "photos" / "cow").mkdir()
+    with pytest.raises(InputError, match=r"every class in .* must have images") as caught:
+        opened(tmp_path / "photos")
+    assert caught.value.hint == f"images in {tmp_path / 'photos' / 'cow'}, or that folder elsewhere"
+    with pytest.raises(InputError, match="data in one file must be Parquet") as caught:
+        opened(tmp_path / "photos" / "ant" / "0.png")
+    assert caught.value.hint == "--data DIR, with images in DIR/CLASS for each class"
+
+
 def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder or file") as caught:
         opened(tmp_path / "nowhere")
