@@ -368,8 +368,10 @@ def _export_plan(
 
 
 def _print(exported: ExportedNetwork, *, repair: bool) -> None:
+    shown_id = exported.network_id if exported.arch_file is None else exported.arch_id
     rows: list[tuple[str, object]] = [
-        ("network", f"{exported.space} {exported.network_id}"),
+        ("network", f"{exported.space} {shown_id}"),
+        *([] if shown_id == exported.network_id else [("network_id", f"{exported.network_id}, which names its files")]),
         ("weights", exported.weights),
         ("precision", exported.precision),
         ("batch", "any" if exported.batch is None else exported.batch),

@@ -1,10 +1,11 @@
 """Look-up of a network in the run of a search or a training, with its weights."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.errors import InputError
+from hwnas.errors import HwnasError, InputError
 from hwnas.metrics import Deployment, parse_metric
 from hwnas.pipeline.network_names import require_name
 from hwnas.profile.runners.runner import graph_precision
@@ -99,6 +100,10 @@ def searched_precision(run: str, name: str | None) -> str:
     if named is not None or not deployments:
         return graph_precision(named)
     members = [member for member in record.front if member.startswith(name.casefold())]
+    if not members:  # another name of a network, such as its network_id; the export refuses one that is none
+        with suppress(HwnasError):
+            networks, arch, _ = _searched_network(Path(run), name)
+            members = [member for member in record.front if member.startswith(networks.arch_id(arch))]
     found = {member: item for member in members for item in deployments if member.endswith(f"-{item.slug}")}
     precisions = {graph_precision(item) for item in found.values()}
     if len(precisions) > 1 and len({member.partition("-")[0] for member in found}) == 1:

@@ -325,7 +325,7 @@ def _add_resume_hint(folder: Path) -> Iterator[None]:
         epochs, is_older = finished_epochs(folder), _has_older_weights(folder)
         if is_older:
             message = f"{_OLDER_WEIGHTS}; {message}"
-        if epochs is not None and (is_older or not has_weights(folder)):
+        if epochs and (is_older or not has_weights(folder)):
             message += f"\n  or, to end it now with the weights that it has:\n  try     {command} --epochs {epochs}"
         raise Interrupted(message, number=signal_number(stopped)) from stopped
 
@@ -587,7 +587,7 @@ def _with_changed_epochs(config: TrainConfig, epochs: int, folder: Path) -> Trai
     least = max(warmup + 1, widening)
     if epochs < least:
         message = f"a training with {warmup} epochs of warm-up and {widening} of widening must have at least {least}"
-        hint = f"{command} --epochs {least}, or --epochs {done} to end it now"
+        hint = f"{command} --epochs {least}{f', or --epochs {done} to end it now' if done else ''}"
         raise InputError(message, got=f"--epochs {epochs}", hint=hint)
     change = EpochsChange(step=0 if header is None else header.step, epochs=epochs, ends=False)
     return replace(config, epochs_changes=(*config.epochs_changes, change))

@@ -49,9 +49,10 @@ def resolve_arch(
 
     Args:
         space: Space of the network.
-        text: As for `find_arch`, or the first digits of an id, at least four. Ids are known of networks that were
-            evaluated in the run, of published ones, of the smallest and the largest, and of `others`; else of those
-            that a search beside the run evaluated with its supernet. The deployment that an id ends with is left out.
+        text: As for `find_arch`, or the first digits of an id, at least four: the `arch_id`, or the `network_id` that
+            exported files are named by. Ids are known of networks that were evaluated in the run, of published ones, of
+            the smallest and the largest, and of `others`; else of those that a search beside the run evaluated with its
+            supernet. The deployment that an id ends with is left out.
         run: Run whose evaluated networks are known.
         command: Command of the hint in an error, with the placeholders `{space}` and `{arch}`.
         others: Further networks whose ids are known.
@@ -72,6 +73,8 @@ def resolve_arch(
     if not matches and run is not None:
         known |= dict(_searched_ids(space, run))
         matches = {arch_id: arch for arch_id, arch in known.items() if arch_id.startswith(start)}
+    if not matches:
+        matches = {arch_id: arch for arch_id, arch in known.items() if space.network_id(arch).startswith(start)}
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:

@@ -68,7 +68,7 @@ def require_weights(run: Path) -> None:
     from hwnas.train.checkpoint import finished_epochs  # it loads torch
 
     epochs = finished_epochs(run)
-    if epochs is not None:
+    if epochs:
         got += f"; --epochs {epochs} ends it now, without --epochs it goes on"
         hint += f" --epochs {epochs}"
     raise InputError(f"{run} must hold trained weights", got=got, hint=hint)

@@ -38,6 +38,17 @@ def test_a_network_of_a_supernet_is_found_by_its_name_and_by_its_id(training: Pa
         assert (found.arch, found.weights) == (smallest, training / "supernet.safetensors")
 
 
+def test_a_network_is_found_by_the_id_that_its_exported_files_have(training: Path, tmp_path: Path) -> None:
+    largest = SPACE.largest()
+    network_id = SPACE.network_id(largest)
+    assert network_id != SPACE.arch_id(largest)
+    for name in (network_id, network_id[:6]):
+        found = network_of_run(training, name)
+        assert (found.arch, found.weights) == (largest, training / "supernet.safetensors")
+    file = export_network(str(training), network_id, out=tmp_path / "out", format="safetensors").files[0]
+    assert file.name.startswith(f"{SPACE.name}-{network_id}-")
+
+
 @pytest.mark.parametrize(("size", "measured"), [(None, None), (32, None), (64, 64)])
 def test_the_space_of_a_training_has_its_images_and_classes(
     size: int | None, measured: int | None, tmp_path: Path
@@ -130,7 +141,7 @@ def test_an_exported_network_of_a_run_can_be_trained(training: Path, tmp_path: P
     done = export_network(str(training), "min", out=tmp_path / "out", format="safetensors")
     assert done.arch_file == tmp_path / "out" / f"autoformer-micro-{done.network_id}-arch.json"
     assert find_arch(SPACE, done.arch_file) == SPACE.smallest()
-    assert export_network(SPACE.name, "min", out=tmp_path / "out", format="safetensors").arch_file is None
+    assert export_network(SPACE.name, "min", out=tmp_path / "other", format="safetensors").arch_file is None
 
 
 def test_networks_of_a_search_are_known_by_their_ids_to_the_supernet_that_was_searched(

@@ -166,6 +166,15 @@ def interrupted(out: Path, *, step: int, options: TrainOptions = SMALL, **more: 
     return str(caught.value)
 
 
+def test_an_epoch_must_be_done_before_a_training_can_be_ended_with_what_it_has(tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    said = interrupted(out, step=2).splitlines()  # in the first epoch
+    assert said[1:] == [f"  try     hwnas train --out {out} --resume"]
+    with pytest.raises(InputError, match="must hold trained weights") as caught:
+        evaluate(out, ["min"])
+    assert caught.value.hint == said[-1].removeprefix("  try     ")
+
+
 def test_an_interrupted_training_is_ended_with_what_it_has(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     resume, end = f"hwnas train --out {out} --resume", f"hwnas train --out {out} --resume --epochs 1"
