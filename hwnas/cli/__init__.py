@@ -10,7 +10,9 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command that the process was started with, and exit."""
     from hwnas.cli.app import run
+    from hwnas.devices.thread_waits import wait_briefly
 
+    wait_briefly()
     # Text must be printable where stdout or stderr is closed or cannot encode it.
     if sys.stdout is None:  # started with `>&-`
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open to the end

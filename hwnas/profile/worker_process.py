@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hwnas.config import from_mapping, parse_json, to_mapping
+from hwnas.devices.thread_waits import wait_by_default
 from hwnas.errors import HwnasError
 from hwnas.extensions import load_extensions
 from hwnas.profile.worker_logs import send_records
@@ -43,6 +44,7 @@ def main() -> None:
     channel = open_channel()
     send = message_sender(channel)
 
+    wait_by_default()
     given_graphs = GIVEN_GRAPHS in sys.argv[1:]
     if not given_graphs:
         import torch  # first, so that its libraries are loaded before those of others
