@@ -61,7 +61,7 @@ def test_an_own_runner_passes_the_conformance_suite(tmp_path: Path) -> None:
     code = code.replace("pytest;", f"pytest; {named};", 1)
     out = run_python("-c", code, folder=tmp_path, environ={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert "named latency_ms@cpu/onnx-reference/b1" in out
-    assert re.search(r"\b8 passed, 1 skipped", out)
+    assert re.search(r"\b8 passed, \d+ skipped, \d+ deselected", out)  # those of other devices are skipped
 
 
 @pytest.mark.slow
