@@ -133,7 +133,8 @@ class ImageFolder:
             nested = [name for name, paths in files.items() if paths and len(_subfolders(path / name)) > 1]
             hint = f"images in {printable(path / empty[0])}, or that folder elsewhere"
             if nested:
-                hint += f"; or --data {shlex.quote(printable(path / nested[0]))}, if the classes are the folders in it"
+                most = max(nested, key=lambda name: len(files[name]))
+                hint += f"; or --data {shlex.quote(printable(path / most))}, if the classes are the folders in it"
             raise InputError(f"every class in {path} must have images", got=got, hint=hint)
         keys = [path for paths in files.values() for path in paths]
         labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in files.values()])

@@ -159,6 +159,7 @@ def test_folders_that_cannot_be_used(
 
 def test_a_class_without_images_and_the_folder_above_the_classes_have_a_remedy(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", {"ant": 5, "bee": 5})
+    write_folder(tmp_path / "a-few", {"ant": 1, "bee": 1})
     (tmp_path / "logs").mkdir()
     with pytest.raises(InputError, match=r"every class in .* must have images") as caught:
         opened(tmp_path)
