@@ -110,6 +110,12 @@ def path_within(root: Path, *parts: str | Path) -> Path:
     return path
 
 
+def relative_path(path: Path) -> Path:
+    """Return a path relative to the working folder, if it lies in it."""
+    folder = Path.cwd()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
 def absolute_path(path: Path) -> Path:
     """Return the absolute path without symbolic links.
 

@@ -356,13 +356,20 @@ def parse_metric(text: str, *, what: str = "metric") -> Metric:
     return Metric(name=quantity.name, deployment=deployment)
 
 
-def indistinct_supernet_warning(smallest: float, largest: float, *, num_images: int) -> str | None:
+INDISTINCT_SUPERNET = "the supernet hardly separates its networks"
+"""Beginning of a warning."""
+
+
+def indistinct_supernet_warning(
+    smallest: float, largest: float, *, num_images: int, command: str | None = None
+) -> str | None:
     """Warn if the smallest and the largest network of a supernet are statistically indistinguishable.
 
     Args:
         smallest: Top-1 accuracy of the smallest network, from 0 to 1.
         largest: Top-1 accuracy of the largest network on the same images.
         num_images: Number of held-out images.
+        command: The command that trains the supernet for longer, if it is known.
 
     Returns:
         The warning, or None if the largest network is more accurate by over two standard errors.
@@ -376,7 +383,8 @@ def indistinct_supernet_warning(smallest: float, largest: float, *, num_images: 
     accuracies = f"top-1 is {smallest:.2%} for the smallest and {largest:.2%} for the largest network"
     worse = smallest - largest > margin
     reason = "the largest is worse" if worse else f"two standard errors are {100 * margin:.1f} points"
+    longer = "for more --epochs" if command is None else f"for longer ({command})"
     return (
-        f"the supernet hardly separates its networks: {accuracies} on {num_images:,} held-out images, and {reason}; "
-        "train for more --epochs or with another --recipe before a search"
+        f"{INDISTINCT_SUPERNET}: {accuracies} on {num_images:,} held-out images, and {reason}; "
+        f"train {longer} or with another --recipe before a search"
     )

@@ -178,6 +178,11 @@ def test_the_warning_of_a_supernet_has_its_figures_and_a_remedy() -> None:
     worse = indistinct_supernet_warning(0.80, 0.70, num_images=10_000)
     assert worse is not None
     assert "on 10,000 held-out images, and the largest is worse; train" in worse
+    longer = indistinct_supernet_warning(0.50, 0.53, num_images=1000, command="hwnas train --resume --epochs 2")
+    assert longer is not None
+    assert longer.endswith(
+        "; train for longer (hwnas train --resume --epochs 2) or with another --recipe before a search"
+    )
 
 
 def test_any_batch_is_written_in_full() -> None:

@@ -4,7 +4,10 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from statistics import harmonic_mean
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -57,6 +60,7 @@ class ConsoleReporter:
         self._activity = ""
         self._search: SearchProgress | None = None
         self._num_evaluated = 0
+        self._steps: deque[TrainingProgress] = deque()
         self._is_terminal = sys.stderr.isatty() and not quiet
         self._bar: _Bar | None = None
         self._news, self._news_s, self._pulse_s = "", 0.0, 0.0
@@ -135,14 +139,26 @@ class ConsoleReporter:
         """The state of an event; evaluations between two generations belong to their search."""
         if isinstance(event, SearchProgress):
             self._search, self._num_evaluated = event, 0
+        if isinstance(event, TrainingProgress):
+            return progress_state(replace(event, images_per_s=self._recent_speed(event)))
         if not isinstance(event, EvaluationProgress) or event.total is not None:
             return progress_state(event)
         self._num_evaluated += 1
-        more = f"; {self._num_evaluated} more evaluated"
+        networks = "1 network" if self._num_evaluated == 1 else f"{self._num_evaluated} networks"
         if self._search is None:
-            return ProgressState("search", f"first generation{more}", self._num_evaluated)
+            return ProgressState("search", f"first generation, {networks} evaluated", self._num_evaluated)
         state = progress_state(self._search)
-        return state._replace(text=state.text + more, done=state.done + self._num_evaluated, is_last=False)
+        text = f"{state.text}; {networks} of the next evaluated"
+        return state._replace(text=text, done=state.done + self._num_evaluated, is_last=False)
+
+    def _recent_speed(self, event: TrainingProgress) -> float:
+        """Return the mean speed of the steps since about the last line: that of one step jumps."""
+        if self._steps and event.step <= self._steps[-1].step:  # another training
+            self._steps.clear()
+        self._steps.append(event)
+        while event.elapsed_s - self._steps[0].elapsed_s > _INTERVAL_S:
+            self._steps.popleft()
+        return harmonic_mean([step.images_per_s for step in self._steps])  # steps have equal numbers of images
 
     def _close_bar(self) -> None:
         if self._bar is not None:

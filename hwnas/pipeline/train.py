@@ -44,6 +44,7 @@ from hwnas.train.options import (
     TrainConfig,
     TrainOptions,
     default_run_folder,
+    longer_training,
     model_classes,
     predicts_masks,
     read_train_config,
@@ -249,7 +250,9 @@ def train_model(
         bad_images=tuple(session.bad_images),
         notes=notes,
         warnings=(
-            *_supernet_warnings(session.extremes.accuracies, num_images=len(data.heldout)),
+            *_supernet_warnings(
+                session.extremes.accuracies, num_images=len(data.heldout), command=longer_training(folder, config)
+            ),
             *_overfitting_warnings(folder, metric, num_images=len(data.heldout)),
         ),
         is_main_process=world.is_main_process,
@@ -474,9 +477,12 @@ def _size_note(config: TrainConfig) -> Iterator[str]:
         )
 
 
-def _supernet_warnings(accuracies: Mapping[str, float], *, num_images: int) -> Iterator[str]:
+def _supernet_warnings(
+    accuracies: Mapping[str, float], *, num_images: int, command: str | None = None
+) -> Iterator[str]:
     if accuracies:
-        warning = indistinct_supernet_warning(accuracies["smallest"], accuracies["largest"], num_images=num_images)
+        smallest, largest = accuracies["smallest"], accuracies["largest"]
+        warning = indistinct_supernet_warning(smallest, largest, num_images=num_images, command=command)
         if warning is not None:
             yield warning
 

@@ -104,7 +104,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """The error of a model fitted to this number of networks."""
+    """The error of a model fitted to this number of measurements, of which a network may have two."""
 
     count: Count
     mape: RelativeError

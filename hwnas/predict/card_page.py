@@ -23,7 +23,7 @@ def card_page(card: Card) -> str:
     if card.learning_curve:
         floor = "-" if card.noise_floor is None else f"{card.noise_floor:.2%}"
         points = [(str(point.count), f"{point.mape:.2%}", floor) for point in card.learning_curve]
-        parts += ["## How many samples", _markdown(("networks fitted", "MAPE", "noise floor"), points)]
+        parts += ["## How many samples", _markdown(("measurements fitted", "MAPE", "noise floor"), points)]
     parts += ["## Predicted and measured", f"![held-out networks]({PARITY})", "## Where it is from", _origin(card)]
     return "\n\n".join(parts) + "\n"
 

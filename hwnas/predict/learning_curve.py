@@ -1,4 +1,4 @@
-"""The error as a function of the number of measured networks."""
+"""The error as a function of the number of measurements, of which a network may have two."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from hwnas.predict.metrics import Scores, scores
 from hwnas.predict.models import Learner
 
 COUNTS = (20, 50, 100, 200)
-"""Numbers of networks to fit; a point with all networks of the folds is added."""
+"""Numbers of measurements to fit; a point with all measurements of the folds is added."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Scores on held-out networks of a model fitted to `count` networks."""
+    """Scores on held-out networks of a model fitted to `count` measurements."""
 
     count: int
     scores: Scores
@@ -57,7 +57,7 @@ def learning_curve(
         learner: The model to fit.
         features: Features of the networks.
         target: Measured values.
-        counts: Numbers of networks to fit.
+        counts: Numbers of measurements to fit.
         num_folds: Number of folds.
         seed: Seed of the folds and of the parts.
         noise_floor: Noise floor of the measurements, to be kept with the curve.
@@ -68,7 +68,7 @@ def learning_curve(
         InputError: A count is below 3, or there are fewer groups than folds.
     """
     if any(count < 3 for count in counts):
-        raise InputError("a learning curve needs at least 3 networks a point", got=min(counts))
+        raise InputError("a learning curve needs at least 3 measurements a point", got=min(counts))
     folds = make_folds(len(target), num_folds=num_folds, seed=seed, groups=groups or group_equal_networks(features))
     largest = min(len(fold.fit) for fold in folds)
     points = []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hwnas.errors import HwnasError
+from hwnas.files import relative_path
 from hwnas.metrics import parse_metric
 from hwnas.runs import MANIFEST, SUPERNET, Run
 from hwnas.search.record import NETWORKS, SearchRecord
@@ -50,7 +51,7 @@ def finetuning_command(run: Path, record: SearchRecord, arch_id: str) -> tuple[s
         arch = run / NETWORKS / arch_id / "arch.json"
         if not arch.is_file():
             return ()
-    return training_words(_near(supernet), str(arch), data=spec.data, out=finetuned_run(run, arch_id))
+    return training_words(relative_path(supernet), str(arch), data=spec.data, out=finetuned_run(run, arch_id))
 
 
 def training_words(supernet: Path, arch: str, *, data: str | None, out: Path) -> tuple[str, ...]:
@@ -86,9 +87,3 @@ def _epochs_of(supernet: Path) -> int:
         return MOST_EPOCHS
     changes = config.get("epochs_changes") or [config.get("recipe", {})]
     return int(changes[-1].get("epochs", 0)) or MOST_EPOCHS
-
-
-def _near(path: Path) -> Path:
-    """Return a path relative to the working folder, if it lies in it."""
-    folder = Path.cwd()
-    return path.relative_to(folder) if path.is_relative_to(folder) else path

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from hwnas.metrics import QUALITIES, TIMED_METRICS, indistinct_supernet_warning, parse_metric
+from hwnas.metrics import INDISTINCT_SUPERNET, QUALITIES, TIMED_METRICS, indistinct_supernet_warning, parse_metric
 from hwnas.report.data import Member, MetricInfo, RunData, percent, shown
 from hwnas.search.choice import Pick
 from hwnas.search.record import SearchRecord, Verification
@@ -272,7 +272,10 @@ def _poor_coverage(data: RunData, verification: Verification) -> Iterator[str]:
 
 
 def _supernet_warning(record: SearchRecord) -> str | None:
+    noted = next((note for note in record.notes if note.startswith(INDISTINCT_SUPERNET)), None)
     health, supernet = record.supernet_health, record.spec.supernet
+    if noted is not None:
+        return noted
     if health is None or supernet is None or not supernet.num_images:
         return None
     return indistinct_supernet_warning(health.smallest, health.largest, num_images=supernet.num_images)

@@ -386,6 +386,12 @@ def _no_training(run: Run) -> InputError:
     return InputError(message, got="the run of a search", hint=hint, correction=(str(run.path), supernet))
 
 
+def longer_training(run: Path, config: TrainConfig) -> str | None:
+    """Return the command that trains a run for twice as many epochs; None if it was trained for none."""
+    epochs = config.current_recipe.epochs
+    return f"hwnas train --out {shlex.quote(str(run))} --resume --epochs {2 * epochs}" if epochs else None
+
+
 def open_train_config(path: Path) -> TrainConfig | None:
     """Read the config of the run of a training; None for a file.
 

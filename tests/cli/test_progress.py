@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -126,8 +127,22 @@ def test_evaluations_within_a_generation_are_counted(clock: list[float], capsys:
         clock[0] = 93.0
         reporter.update(evaluation(3))
     first, second, searched, more = capsys.readouterr().err.splitlines()
-    assert (first, second) == ("first generation; 1 more evaluated", "first generation; 2 more evaluated")
-    assert more == f"{searched}; 1 more evaluated"
+    assert (first, second) == ("first generation, 1 network evaluated", "first generation, 2 networks evaluated")
+    assert more == f"{searched}; 1 network of the next evaluated"
+
+
+def test_the_speed_of_a_training_is_the_mean_since_the_last_line(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ConsoleReporter() as reporter:
+        for step, (elapsed_s, speed) in enumerate([(1.0, 100.0), (4.0, 100.0), (13.0, 300.0), (14.0, 60.0)], start=1):
+            clock[0] = 20.0 * step
+            reporter.update(replace(training(step, elapsed_s=elapsed_s), images_per_s=speed))
+        clock[0] = 200.0
+        reporter.update(training(1, elapsed_s=1.0))  # of another training
+    speeds = [line.rpartition(", ")[2] for line in capsys.readouterr().err.splitlines()]
+    # Equal numbers of images at 100 and at 300 images/s have 150 images/s; the first step is too long ago by then.
+    assert speeds == ["100 images/s", "100 images/s", "150 images/s", "100 images/s", "1,234 images/s"]
 
 
 def test_each_activity_shows_its_first_event(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,5 +31,5 @@ def test_counts_beyond_the_measured_ones_are_left_out() -> None:
 
 
 def test_points_of_two_networks_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 3 networks a point"):
+    with pytest.raises(InputError, match="at least 3 measurements a point"):
         learning_curve(RidgeLearner(), networks(30), np.ones(30), counts=(2,))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwnas.files import relative_path
 from hwnas.metrics import METRICS, QUANTISED, indistinct_supernet_warning
 from hwnas.pipeline.search.context import SearchContext
 from hwnas.pipeline.search.execution import FinishedSearches
@@ -46,7 +47,8 @@ def make_record(
         # Of mAP and mIoU the errors are unknown.
         if METRICS.get(str(context.problem.expensive)).is_share and space.config.task == "classification":
             health = SupernetHealth(smallest=smallest, largest=largest)
-            warning = indistinct_supernet_warning(smallest, largest, num_images=num_images)
+            command = _longer_training(context.spec.supernet.path)
+            warning = indistinct_supernet_warning(smallest, largest, num_images=num_images, command=command)
     front = context.space.candidates(outcome.candidates.genomes[outcome.rows])
     return SearchRecord(
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -77,6 +79,14 @@ def make_record(
         ),
         float_accuracies=_float_accuracies(context, front, supernet_accuracy),
     )
+
+
+def _longer_training(supernet: Path) -> str | None:
+    """Return the command that trains a supernet for longer; None for a file of weights."""
+    from hwnas.train.options import longer_training, open_train_config
+
+    config = open_train_config(supernet)
+    return None if config is None else longer_training(relative_path(supernet), config)
 
 
 def _unmeasured_notes(context: SearchContext) -> Iterator[str]:
