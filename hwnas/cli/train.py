@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hwnas.cli.following import export_command
 from hwnas.cli.options import (
     COUNT,
     COUNT_OR_ZERO,
@@ -360,5 +361,7 @@ def _print_trained(trained: "TrainingResult") -> None:
         print_line(f"could not be read: {', '.join(trained.bad_images)}")
     for warning in trained.warnings:  # the notes were printed before the first step
         print_line(f"note: {warning}")
-    profile = ("hwnas", "profile", "--supernet", trained.run) if trained.weights.name == SUPERNET else ()
-    print_footer(profile, ("hwnas", "evaluate", trained.run))
+    if trained.weights.name == SUPERNET:
+        print_footer(("hwnas", "profile", "--supernet", trained.run), ("hwnas", "evaluate", trained.run))
+        return
+    print_footer(export_command(trained.run), ("hwnas", "evaluate", trained.run, "--split", "test"))

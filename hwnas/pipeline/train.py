@@ -14,19 +14,27 @@ from typing import Any
 import torch
 
 from hwnas.arguments import checked_arguments
-from hwnas.config import to_mapping
+from hwnas.config import load_json, to_mapping
 from hwnas.devices import detect
 from hwnas.errors import InputError, Interrupted, UsageError, signal_number
 from hwnas.files import WriterLock, remove_temporaries
 from hwnas.metrics import QualityMetric, indistinct_supernet_warning
 from hwnas.pipeline.proposal import names_no_model, propose_space, with_proposed_space
 from hwnas.progress import NullReporter, Reporter
-from hwnas.runs import LOCK, Run, command_line, record_error, require_new_folder
+from hwnas.runs import LOCK, MODEL, NETWORK, SUPERNET, Run, command_line, record_error, require_new_folder
 from hwnas.space import SPACES
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet, Supernet
+from hwnas.train.checkpoint import FOLDER as CHECKPOINTS
 from hwnas.train.checkpoint import finished_epochs, last_header
-from hwnas.train.data.images import HELDOUT_LIST, ArrayDataset, BadImageLog, require_same_images, write_image_list
+from hwnas.train.data.images import (
+    HELDOUT_LIST,
+    ArrayDataset,
+    BadImageLog,
+    read_image_list,
+    require_same_images,
+    write_image_list,
+)
 from hwnas.train.data.loader import default_workers
 from hwnas.train.data.picture_cache import cached_images
 from hwnas.train.data.preprocess import PREPROCESS, describe_annotated, describe_data, write_preprocess
@@ -84,6 +92,9 @@ from hwnas.train.tasks import (
 )
 from hwnas.train.trainer import BatchSource, EvaluateModel, Trainer, TrainerConfig
 
+_TRAINED = {"network": "trained"}
+"""Name of the one network of a training in its result, by that in the evaluations of its epochs."""
+
 _FALL = 0.01
 """Fall of a network's held-out accuracy from its best evaluation to the last one that is warned of."""
 
@@ -109,7 +120,8 @@ class TrainingResult:
     """Time since the training was started or resumed."""
     images_per_s: float
     accuracies: Mapping[str, float]
-    """Held-out accuracies of a supernet's `smallest` and `largest` network."""
+    """Held-out accuracies of a supernet's `smallest` and `largest` network, or of the `trained` one; none where no
+    images are held out."""
     divergences: Mapping[str, float]
     """In their place on images without classes: the mean divergences from the pretrained model, in nats."""
     metric: QualityMetric
@@ -187,6 +199,12 @@ def train_model(
         if resume and world.is_main_process:
             lock.enter_context(WriterLock(folder / LOCK, activity="training"))
             remove_temporaries(folder)
+            remove_temporaries(folder / CHECKPOINTS)
+        ended = _ended_training(options, folder) if asked and world.size == 1 else None
+        if ended is not None:
+            longer = f"hwnas train --out {shlex.quote(str(folder))} --resume --epochs N goes on to more epochs"
+            reporter.message(f"note: the training is complete; {longer}")
+            return ended
         config, data = _resume_config(options, folder, may_change=asked) if resume else _new_config(options)
         requested = config
         workers = default_workers(world.device, processes=world.size) if workers is None else workers
@@ -229,9 +247,7 @@ def train_model(
             session = run_training(
                 trainer,
                 origin=weights_origin(config),
-                evaluate=lambda supernet: _extremes(
-                    supernet, data, folder, labelled=config.labelled, device=world.device, workers=workers
-                ),
+                evaluate=lambda model: _extremes(model, config, data, folder, device=world.device, workers=workers),
                 resume=resume,
             )
     metric: QualityMetric = QUALITY_OF_TASK[config.task] if config.labelled else "divergence"
@@ -259,6 +275,45 @@ def train_model(
     )
 
 
+def _ended_training(options: TrainOptions, folder: Path) -> TrainingResult | None:
+    """Return the result of a training that has ended, if that is what is to be resumed; None: there is work to do."""
+    if replace(options, epochs=None) != TrainOptions():
+        return None
+    found = load_json(folder / RESULT) if (folder / RESULT).is_file() and has_weights(folder) else None
+    if not isinstance(found, dict):
+        return None
+    config = read_train_config(Run.open(folder))
+    require_unchanged_weights(config)
+    if options.epochs is not None and _with_changed_epochs(config, options.epochs, folder) != config:
+        return None
+    qualities = [found.get(name) for name in ("accuracies", "divergences", "task_quality")]
+    if not any(qualities) and config.data.heldout != 0:  # it was not evaluated
+        return None
+    accuracies, divergences, task_quality = ({} if item is None else item for item in qualities)
+    metric: QualityMetric = QUALITY_OF_TASK[config.task] if config.labelled else "divergence"
+    num_images = len(read_image_list(folder / HELDOUT_LIST))
+    return TrainingResult(
+        run=folder,
+        weights=next(folder / name for name in (SUPERNET, NETWORK, MODEL) if (folder / name).is_file()),
+        steps=found["steps"],
+        planned_steps=found["planned_steps"],
+        loss=None,
+        seconds=0.0,
+        images_per_s=0.0,
+        accuracies=accuracies,
+        divergences=divergences,
+        metric=metric,
+        task_quality=task_quality,
+        bad_images=(),
+        notes=(),
+        warnings=(
+            *_supernet_warnings(accuracies, num_images=num_images, command=longer_training(folder, config)),
+            *_overfitting_warnings(folder, metric, num_images=num_images),
+        ),
+    )
+
+
+@checked_arguments
 def estimate_training(
     options: TrainOptions, *, workers: int | None = None, trainer_config: TrainerConfig | None = None
 ) -> TrainingEstimate:
@@ -480,7 +535,7 @@ def _size_note(config: TrainConfig) -> Iterator[str]:
 def _supernet_warnings(
     accuracies: Mapping[str, float], *, num_images: int, command: str | None = None
 ) -> Iterator[str]:
-    if accuracies:
+    if "smallest" in accuracies:
         smallest, largest = accuracies["smallest"], accuracies["largest"]
         warning = indistinct_supernet_warning(smallest, largest, num_images=num_images, command=command)
         if warning is not None:
@@ -742,19 +797,20 @@ def _task_quality(
 
 
 def _extremes(
-    supernet: AnySupernet,
-    data: TrainData,
-    run: Path,
-    *,
-    labelled: bool,
-    device: torch.device,
-    workers: int,
+    model: torch.nn.Module, config: TrainConfig, data: TrainData, run: Path, *, device: torch.device, workers: int
 ) -> Extremes:
-    """Evaluate the smallest and the largest network of a supernet, which shows if it has learned to separate them."""
-    archs = [supernet.space.smallest(), supernet.space.largest()]
+    """Evaluate a network, or the smallest and the largest one of a supernet, which shows if it separates them."""
+    if not len(data.heldout):
+        return Extremes()
     if isinstance(data, AnnotatedData):
-        return Extremes(task_quality=_task_quality(supernet, data, device=device, workers=workers))
-    if not labelled:
+        found = _task_quality(model, data, device=device, workers=workers)
+        return Extremes(task_quality={_TRAINED.get(name, name): value for name, value in found.items()})
+    if not isinstance(model, Supernet):
+        loader = make_eval_loader(data, config.image_shape, split="heldout", workers=workers)
+        return Extremes(accuracies={"trained": evaluate_module(model, loader, device=device).top1})
+    supernet: AnySupernet = model
+    archs = [supernet.space.smallest(), supernet.space.largest()]
+    if not config.labelled:
         assert isinstance(supernet, ElasticSupernet)
         loader = make_eval_loader(data, supernet.space.config.input_shape, split="heldout", workers=workers)
         evaluator = make_quality_evaluator(

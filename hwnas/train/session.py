@@ -17,7 +17,7 @@ from hwnas.files import write_atomic
 from hwnas.progress import Reporter
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.store import load_network, load_supernet, read_about, save_supernet
-from hwnas.supernet.supernet import AnySupernet, Supernet
+from hwnas.supernet.supernet import Supernet
 from hwnas.supernet.transfer import carry_over
 from hwnas.train.data.detection_augment import DetectionAugmentConfig
 from hwnas.train.data.detection_loader import DetectionTrainLoader
@@ -68,13 +68,13 @@ _GENTLE_SCALE = (0.8, 1.25)
 TrainData = DataSplits | AnnotatedData
 """Images with classes, or with the targets of detection or segmentation."""
 
-EvaluateSupernet = Callable[[AnySupernet], "Extremes"]
-"""Evaluates a trained supernet; what it returns is stored in the result."""
+EvaluateTrained = Callable[[nn.Module], "Extremes"]
+"""Evaluates a trained supernet or network; what it returns is stored in the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extremes:
-    """Quality of the smallest and the largest network of a supernet, by these names, on held-out images."""
+    """Quality on held-out images of the `smallest` and the `largest` network of a supernet, or of the `trained` one."""
 
     accuracies: Mapping[str, float] = field(default_factory=dict)
     """Top-1; none on images without classes."""
@@ -94,7 +94,7 @@ class SessionResult:
     """True if the weights are the moving average rather than those of the last step."""
     trainer: TrainerResult
     extremes: Extremes
-    """Quality of a supernet's networks, from the function that evaluates it; none of a single network."""
+    """Quality of the networks, from the function that evaluates them."""
     bad_images: Sequence[str] = ()
     """Unreadable images that this process has skipped since the training was started or resumed."""
 
@@ -189,17 +189,17 @@ def run_training(
     trainer: Trainer,
     *,
     origin: WeightsOrigin | None = None,
-    evaluate: EvaluateSupernet | None = None,
+    evaluate: EvaluateTrained | None = None,
     resume: bool = False,
 ) -> SessionResult:
-    """Run a training to its end, write weights and result, and evaluate a supernet.
+    """Run a training to its end, write weights and result, and evaluate what was trained.
 
     If the recipe has a moving average, the model gets its weights, which are then written and evaluated.
 
     Args:
         trainer: Training to run.
         origin: What a single network is, stored with its weights.
-        evaluate: Evaluates a trained supernet. Weights and result are written before it is called, and the result again
+        evaluate: Evaluates what was trained. Weights and result are written before it is called, and the result again
             with its accuracies, so that an error in it loses nothing.
         resume: Resume from the last checkpoint.
     """
@@ -212,7 +212,7 @@ def run_training(
         _log.info("trained %d steps in %.1f s, weights in %s", outcome.steps, outcome.seconds, path)
         _write_result(trainer.folder, values)
     extremes = Extremes()
-    if evaluate is not None and isinstance(trainer.model, Supernet):
+    if evaluate is not None:
         trainer.model.eval()
         extremes = evaluate(trainer.model)
         if trainer.world.is_main_process:

@@ -138,7 +138,7 @@ def test_a_network_that_was_better_at_an_earlier_epoch_is_noted(
 def test_a_network_that_is_evaluated_while_it_is_trained_says_if_it_got_worse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = iter((0.9, 0.1))
+    values = iter((0.9, 0.1, 0.1))
     monkeypatch.setattr("hwnas.pipeline.train.evaluate_module", lambda *_, **__: SimpleNamespace(top1=next(values)))
     watching = replace(QUIET, evaluate_every=1)
     found = train_model(replace(SMALL, arch="min"), out=tmp_path / "run", trainer_config=watching)
@@ -323,8 +323,13 @@ def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
     found = trained(options, tmp_path / "network")
     stored = load_network(found.weights)
     assert stored.arch == SPACES.get("autoformer-micro").smallest()
-    assert found.accuracies == {}
     evaluation = evaluate(tmp_path / "network")
+    assert found.accuracies == {"trained": evaluation.networks[0].top1}
+    recorder = MessageRecorder()
+    again = trained(TrainOptions(), tmp_path / "network", resume=True, reporter=recorder)
+    assert (again.accuracies, again.steps, again.weights) == (found.accuracies, found.steps, found.weights)
+    longer = f"hwnas train --out {tmp_path / 'network'} --resume --epochs N goes on to more epochs"
+    assert recorder.messages == [f"note: the training is complete; {longer}"]
     assert evaluation.networks[0].params == sum(parameter.numel() for parameter in stored.network.parameters())
 
 
