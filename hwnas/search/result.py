@@ -207,7 +207,7 @@ class SearchResult:
         if not isinstance(bound, str):
             bound = conform(float, bound, where=name)
             maximised = next((item.metric.maximised for item in self.objectives if str(item) == name), False)
-            bound = f"{'>=' if maximised else '<='}{bound:g}"
+            bound = f"{'>=' if maximised else '<='}{bound!r}"
         return parse_constraint(f"{short}{bound}", own=self.own_metrics)
 
 

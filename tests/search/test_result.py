@@ -38,6 +38,9 @@ def test_the_result_of_a_run_has_its_candidates_and_its_front(found: SearchRun) 
         macs = study.table().metrics["macs"].mean
     np.testing.assert_array_equal([network.metrics["macs"] for network in result.networks], macs)
     assert result.best(macs="<=2M").metrics["macs"] <= 2e6
+    for network in result.front:  # a number counts with all its digits
+        limit = network.metrics["macs"]
+        assert result.best(macs=limit) is next(item for item in result.front if item.metrics["macs"] <= limit)
     assert repr(found.result) == repr(result)
 
 
