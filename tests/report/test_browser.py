@@ -1,5 +1,6 @@
 """The page in a real browser, with the network off: what it draws, and what its controls do."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_a_click_on_a_point_gives_its_export_command(page: "Page", data: RunData
     assert page.inner_text("#choice .id") == f"network {member.arch_id}"
     assert f"search-a --arch {member.arch_id} --format onnx" in page.inner_text("#command")
     page.mouse.move(2, 2)
+
+
+def test_the_command_that_fine_tunes_a_network_is_there_where_one_can(page: "Page", data: RunData) -> None:
+    member = next(member for member in data.front if member.stands)
+    page.click(f"#rows tr[data-id='{member.arch_id}']")
+    assert page.locator("#finetuning").is_hidden()  # the run has no supernet
+    place, words = data.front.index(member), f"hwnas train --arch {member.arch_id} --supernet runs/a"
+    page.evaluate(f"RUNS[0].finetuning[{place}] = {json.dumps(words)}; CHOICE.run = RUNS[0]; drawChoice()")
+    assert page.locator("#finetuning").is_visible()
+    assert page.inner_text("#finetuning-command") == words
+    page.evaluate(f"RUNS[0].finetuning[{place}] = ''; drawChoice()")
+    assert page.locator("#finetuning").is_hidden()
 
 
 def test_a_row_of_a_network_that_measuring_took_from_the_front_says_so(page: "Page", data: RunData) -> None:
