@@ -18,7 +18,7 @@ from benchmarks.support.day import ROOT, Day, Step, read_facts
 from benchmarks.support.limits import error_over_floor, near_the_floor, not_slower_than_naive
 
 FLOOR = r"^(noise floor) +([\d.]+%)"
-MEASURED = r"^(\d+ measured with \S+) on \S+, (0 failed)"
+MEASURED = r"^(\d+ measured with \S+)(?: in \S+)? on \S+, (0 failed)"
 PARITY = r"^(largest difference) +(\S+)|^(top-1 agreement) +(\S+)"
 SECONDS = r"^\| (\S+) \| (ours|naive) \| (\w+) \| (\S+) .*?\| (\S+x)|\"seconds\": \[([\d.]+)"
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from hwnas.search.genome_set import GenomeSet, sample_unseen
 from hwnas.search.operators import Variation
@@ -116,6 +114,10 @@ def survivors(population: Population, count: int, rng: np.random.Generator) -> P
         count: The most rows to return.
         rng: Breaks ties of crowding.
     """
+    # Imported where it is used: records of searches are read by commands that need no search.
+    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
+    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
     feasible, infeasible = (np.flatnonzero(mask) for mask in (population.violation <= 0, population.violation > 0))
     ranked = population.rows(feasible)
     rows: list[NDArray[np.intp]] = []

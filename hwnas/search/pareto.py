@@ -12,7 +12,6 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +40,8 @@ def on_front(objectives: Values, *, feasible: Mask | None = None) -> Mask:
     if values.shape[1] == 1 and len(values):  # moocore needs at least two objectives
         mask[candidates] = values[:, 0] == values[:, 0].min()
     elif len(values):
+        import moocore  # as pymoo in `hwnas.search.engine`
+
         mask[candidates] = moocore.is_nondominated(values, keep_weakly=True)
     return mask
 
@@ -136,6 +137,8 @@ def hypervolume(objectives: Values, bounds: HypervolumeBounds, *, feasible: Mask
     inside = np.maximum(front[(front < 1).all(axis=1)], 0.0)
     if not len(inside):
         return 0.0
+    import moocore
+
     return float(moocore.hypervolume(inside, ref=np.ones(inside.shape[1])))
 
 

@@ -74,3 +74,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list
 @pytest.mark.parametrize(("code", "line"), LINES, ids=[line for _, line in LINES])
 def test_a_help_or_a_mistake_needs_no_torch(code: int, line: str, found: dict[str, tuple[int, list[str]]]) -> None:
     assert found[line] == (code, [])
+
+
+def test_an_export_needs_nothing_of_a_search() -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('moocore', 'pymoo', 'xgboost')))\n"
+        "from hwnas.cli.export_network import export_network; from hwnas.pipeline import run_network\n"
+        "print(export_network.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "export\n"), done.stderr

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pymoo.operators.mutation.pm import mut_pm
 
 from hwnas.errors import InputError
 from hwnas.search.ledger import SearchLedger
@@ -174,6 +173,8 @@ class VitasEvolution(Evolution):
         return region.keep(self._moved(child, region, rng), first)
 
     def _moved(self, genomes: Genomes, region: Region, rng: np.random.Generator) -> Genomes:
+        from pymoo.operators.mutation.pm import mut_pm
+
         rows, width = genomes.shape
         top = (gene_counts(region.space) - 1).astype(np.float64)
         values = mut_pm(

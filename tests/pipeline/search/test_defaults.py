@@ -28,8 +28,8 @@ def test_what_is_missing_is_named_with_the_commands_that_make_it(
             SearchOptions(objectives=("throughput",), predictors=tmp_path / "none", profiles=tmp_path / "none")
         )
     text = str(caught.value)
-    assert "there is no trained supernet of autoformer-tiny under runs" in text
-    assert "hwnas train --space autoformer-tiny --data DIR" in text
+    assert "there is no trained supernet under runs" in text
+    assert "hwnas init DIR, then hwnas train; or --no-accuracy" in text
     assert re.search(r"hwnas profile --space autoformer-tiny --device \S+", text)
 
 
