@@ -1,5 +1,6 @@
 """`hwnas export`: write a network to a file that runs without hwnas."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -312,7 +313,9 @@ def _export_model(
     others = given_options(context, except_for=("space", "out", "format_", "precision", "batch", "replace", "as_json"))
     if others:
         message = "a trained model of timm is exported with --format, --precision, --batch and --replace alone"
-        raise UsageError(message, got=" ".join(others), hint=f"hwnas export {run} --out {out}")
+        raise UsageError(
+            message, got=" ".join(others), hint=shlex.join(["hwnas", "export", str(run), "--out", str(out)])
+        )
     exported = export_model(
         run, out=out, format=format_, precision=precision or "fp32", batch=batch, replace_files=replace
     )

@@ -1,6 +1,7 @@
 """Evaluate networks of a supernet, or a single network, on held-out or test images: `hwnas evaluate`."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def evaluate(
     if _is_supernet(run):
         return _evaluate_supernet(run, archs, config, settings)
     if archs:
-        raise UsageError("archs can only be chosen of a supernet", hint=f"hwnas evaluate {run}")
+        raise UsageError("archs can only be chosen of a supernet", hint=f"hwnas evaluate {shlex.quote(str(run))}")
     if metric not in (None, "accuracy", *TASK_QUALITIES):
         message = f"{metric} is a metric of the networks inside a pretrained model"
         raise UsageError(message, got="a single network", hint="leave --metric out")
@@ -211,11 +212,12 @@ def _evaluate_supernet(run: Path, archs: Sequence[str], config: TrainConfig | No
     file, split = supernet_file(run), settings.split
     supernet = load_supernet(file).to(settings.device).eval()
     space = supernet.space
-    command = f"hwnas evaluate {run} {{arch}}"
+    words = f"hwnas evaluate {shlex.quote(str(run))}"
+    command = f"{words.replace('{', '{{').replace('}', '}}')} {{arch}}"
     chosen = {name: resolve_arch(space, name, run, command=command) for name in archs or ("min", "max")}
     is_labelled = config is None or config.labelled or settings.data is not None
     metric = settings.metric or (QUALITY_OF_TASK[space.config.task] if is_labelled else "divergence")
-    hint = f"hwnas evaluate {run} --metric divergence, which is that from the model itself"
+    hint = f"{words} --metric divergence, which is that from the model itself"
     opened = open_quality_data(run, config, supernet, quality=metric, data=settings.data, hint=hint, whole=True)
     images = _images_of(opened, split)
     weights = _Weights(file=file, kind="supernet", space=space.name)

@@ -4,13 +4,14 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from hwnas.errors import InputError, UnknownNameError
+from hwnas.errors import HwnasError, InputError, UnknownNameError
+from hwnas.files import printable
 from hwnas.metrics import TASK_QUALITIES
 from hwnas.runs import MANIFEST
 from hwnas.space.space import SpaceConfig
 from hwnas.supernet.elastic import ElasticSupernet
 from hwnas.supernet.supernet import AnySupernet
-from hwnas.train.data.images import HELDOUT_LIST, read_image_list, require_same_images
+from hwnas.train.data.images import HELDOUT_LIST, read_image_list, renumbered, require_same_images
 from hwnas.train.data.preprocess import read_preprocess
 from hwnas.train.data.samples import AnnotatedData
 from hwnas.train.data.sources import DataConfig, DataSplits, UnlabelledError, absolute_data_name, open_data
@@ -29,7 +30,7 @@ def open_run_data(
     labelled: bool = True,
     whole: bool = False,
 ) -> DataSplits:
-    """Open the dataset of a run, or another one.
+    """Open the dataset of a run, or another one, whose classes get the numbers that they have in the run.
 
     Args:
         run: Run of a training, or a file of weights.
@@ -61,18 +62,55 @@ def open_run_data(
         raise InputError(message, got=error.got, known=error.known, hint="--data NAME") from error
     if is_own and (run / HELDOUT_LIST).exists():
         require_same_images(run / HELDOUT_LIST, opened.heldout)
+    if not is_own and num_classes is not None:
+        opened = _with_classes_of(run, opened)
     if whole and config is not None and not is_own and not _is_moved(run, opened):
-        return _whole_of(opened, config, shape=shape, num_classes=num_classes, labelled=labelled)
+        return _whole_of(run, opened, config, shape=shape, num_classes=num_classes, labelled=labelled)
     return opened
+
+
+def _with_classes_of(run: Path, opened: DataSplits) -> DataSplits:
+    """Return a dataset with the numbers that a run has for classes of these names, or with a note if names differ."""
+    record = read_preprocess(run if run.is_dir() else run.parent)
+    names = () if record is None else record.label_names
+    if names in ((), opened.classes):
+        return opened
+    if sorted(set(names)) != sorted(opened.classes):
+        number = next(row for row, pair in enumerate(zip(names, opened.classes, strict=True)) if len(set(pair)) > 1)
+        other, trained = printable(opened.classes[number]), printable(names[number])
+        note = f"classes of {opened.name} have other names than those of the training: {other} counts as {trained}"
+        return replace(opened, notes=(note, *opened.notes))
+    numbers = [names.index(name) for name in opened.classes]
+    return replace(
+        opened,
+        classes=names,
+        train=renumbered(opened.train, numbers),
+        heldout=renumbered(opened.heldout, numbers),
+        test=None if opened.test is None else renumbered(opened.test, numbers),
+        whole=None if opened.whole is None else renumbered(opened.whole, numbers),
+        fingerprint=hashlib.sha256(f"{opened.fingerprint} {numbers}".encode()).hexdigest()[:24],
+    )
 
 
 def _is_moved(run: Path, opened: DataSplits) -> bool:
     """Return True if a dataset is that of a run, which was trained on it in another place."""
-    return (run / HELDOUT_LIST).exists() and read_image_list(run / HELDOUT_LIST) == tuple(opened.heldout.keys)
+    heldout = _heldout_of(run)
+    return len(heldout) > 0 and heldout == tuple(opened.heldout.keys)
+
+
+def _heldout_of(run: Path) -> tuple[str, ...]:
+    """Return the names of the images that a run held out; none if it held out none, or is a file of weights."""
+    return read_image_list(run / HELDOUT_LIST) if (run / HELDOUT_LIST).exists() else ()
 
 
 def _whole_of(
-    opened: DataSplits, config: TrainConfig, *, shape: tuple[int, int, int], num_classes: int | None, labelled: bool
+    run: Path,
+    opened: DataSplits,
+    config: TrainConfig,
+    *,
+    shape: tuple[int, int, int],
+    num_classes: int | None,
+    labelled: bool,
 ) -> DataSplits:
     """Return a dataset with all its images as held-out and as test images, unless it says which are for training."""
     if opened.whole is None:
@@ -82,8 +120,11 @@ def _whole_of(
     try:
         own = open_data(config.data, image_shape=shape, num_classes=num_classes, labelled=labelled)
         train, identity = own.train, f"{identity} {own.fingerprint}"
-    except InputError:
-        note += "; statistics of batch norms are estimated on them, as the images of the run are not there"
+    except HwnasError:
+        note += "; batch norms of a supernet are estimated on them, as the images of the run are not there"
+    same = len(set(_heldout_of(run)).intersection(opened.whole.keys))
+    if same:
+        note += f"; {same:,} have names of held-out images of the run: if they are its images, others were trained on"
     return replace(
         opened,
         train=train,

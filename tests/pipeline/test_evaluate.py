@@ -1,6 +1,8 @@
 """`evaluate`: what is evaluated, on which images, and what is remembered."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from hwnas.progress import EvaluationProgress, NullReporter, ProgressEvent
 from hwnas.space import SPACES
 from hwnas.supernet.store import load_supernet
 from hwnas.train.data.loader import EvalLoader
-from hwnas.train.data.sources import DataConfig, open_data
-from hwnas.train.options import TrainOptions
+from hwnas.train.data.sources import DataConfig, DataSplits, open_data
+from hwnas.train.options import TrainOptions, open_train_config
+from hwnas.train.run_data import open_run_data
 from hwnas.train.trainer import TrainerConfig
 
 SPACE = SPACES.get("glit-micro")
@@ -118,6 +121,37 @@ def test_all_images_of_a_folder_that_is_not_of_the_run_are_evaluated(run: Path, 
     assert network.networks == evaluate(run, ["min"], data=str(others)).networks
 
 
+def test_classes_have_the_numbers_of_the_training(run: Path, tmp_path: Path) -> None:
+    others, copy = photos(tmp_path / "others", per_class=3, seed=1), tmp_path / "a run {1}"
+    expected = open_run_data(run, open_train_config(run), data=str(others), shape=(3, 32, 32), num_classes=10)
+    shutil.copytree(run, copy)
+    record = json.loads((run / "preprocess.json").read_text())
+
+    def relabelled(names: list[str]) -> DataSplits:
+        (copy / "preprocess.json").write_text(json.dumps({**record, "label_names": names}))
+        config = open_train_config(copy)
+        return open_run_data(copy, config, data=str(others), shape=(3, 32, 32), num_classes=10, whole=True)
+
+    found = relabelled(list("9876543210"))
+    assert found.classes == tuple("9876543210")
+    assert found.test is not None
+    for part in (found.heldout, found.test):
+        assert all(str(9 - label) == key[0] for label, key in zip(part.labels, part.keys, strict=True))
+    assert found.fingerprint != relabelled(list("0123456789")).fingerprint
+    assert expected.classes == relabelled(list("0123456789")).classes == tuple("0123456789")
+    other = relabelled(["zero", *"123456789"])
+    assert other.notes[0].endswith("have other names than those of the training: 0 counts as zero")
+    (copy / "heldout.txt").write_text("")  # a run that held out none
+    config = open_train_config(copy)
+    assert config is not None
+    config = replace(config, data=replace(config.data, heldout=0))
+    data = open_run_data(copy, config, data=str(others), shape=(3, 32, 32), num_classes=10, whole=True)
+    assert len(data.heldout) == 30
+    with pytest.raises(InputError, match="no network with this id") as caught:
+        evaluate(copy, ["0" * 12])
+    assert str(caught.value.hint).startswith(f"hwnas evaluate '{copy}' ")
+
+
 def test_the_images_of_a_run_that_moved_are_split_as_they_were(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", per_class=10, seed=2)
     options = TrainOptions(
@@ -131,6 +165,10 @@ def test_the_images_of_a_run_that_moved_are_split_as_they_were(tmp_path: Path) -
         found = evaluate(tmp_path / "run", ["min"], data=str(moved), split=split)  # type: ignore[arg-type]
         assert found.networks[0].count == count
         assert any("10 of 100 images (10%) were split off" in note for note in found.notes)
+    for number in range(20):
+        Image.new("RGB", (32, 32)).save(moved / str(number % 10) / f"a-{number}.png")
+    found = evaluate(tmp_path / "run", ["min"], data=str(moved))
+    assert any("10 have names of held-out images of the run: if they are its" in note for note in found.notes)
     others = photos(tmp_path / "others", per_class=3, seed=3)
     found = evaluate(tmp_path / "run", ["min"], data=str(others))
     assert found.networks[0].count == 30

@@ -1,5 +1,6 @@
 """The expensive metric: held-out quality of a supernet's networks, each of which is evaluated once."""
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,11 @@ def open_supernet(path: Path, *, space: str | None, data: str | None, quality: s
     train_config = read_train_config(Run.open(path)) if path.is_dir() else None
     if train_config is None and data is None:
         message = f"{path} does not say which images its networks are evaluated on"
-        raise InputError(message, got="a file of weights", hint=f"hwnas search --supernet {path} --data NAME")
-    hint = f"hwnas search --supernet {path} --objective divergence, which is that from the model itself"
+        raise InputError(
+            message, got="a file of weights", hint=f"hwnas search --supernet {shlex.quote(str(path))} --data NAME"
+        )
+    command = f"hwnas search --supernet {shlex.quote(str(path))} --objective divergence"
+    hint = f"{command}, which is that from the model itself"
     opened = open_quality_data(path, train_config, supernet, quality=quality or "accuracy", data=data, hint=hint)
     if not len(opened.heldout):
         message = f"{opened.name} has no held-out images to evaluate networks on"

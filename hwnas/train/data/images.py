@@ -225,6 +225,40 @@ class SubsetDataset:
         return self.dataset.read(int(self.indices[index]))
 
 
+@dataclass(frozen=True)
+class RenumberedDataset:
+    """Another dataset, whose classes have other numbers."""
+
+    dataset: ImageDataset
+    numbers: Labels
+    """The new number of each class."""
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Class index of each image."""
+        return self.numbers[self.dataset.labels]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the images, those of the other dataset."""
+        return self.dataset.keys
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> "Image":
+        """Decode one image to RGB."""
+        return self.dataset.read(index)
+
+
+def renumbered(dataset: ImageDataset, numbers: Any) -> ImageDataset:
+    """Give the classes of a dataset other numbers. An `ArrayDataset` stays one."""
+    changed = np.asarray(numbers, dtype=np.int64)
+    if isinstance(dataset, ArrayDataset):
+        return ArrayDataset(dataset.array, changed[dataset.labels], dataset.keys)
+    return RenumberedDataset(dataset, changed)
+
+
 def subset(dataset: ImageDataset, indices: Any) -> ImageDataset:
     """Select images of a dataset by index, in this order. A subset of an `ArrayDataset` is one too."""
     chosen = np.asarray(indices, dtype=np.int64)
