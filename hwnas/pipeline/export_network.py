@@ -1,6 +1,7 @@
 """`hwnas export`: write one network to files that run without hwnas, checked against torch."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,11 +230,15 @@ def export_network(
     path = out / f"{stem}-{precision}-b{'any' if batch is None else batch}.{SUFFIXES[format]}"
     if format == "timm":
         path, batch = out / f"{stem}.timm", None
-    second = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}"
+    second, backbone = out / f"{stem}-{precision}-bany.{SUFFIXES[format]}", None
+    if part == "backbone":
+        from hwnas.supernet.network import Backbone
+
+        backbone = Backbone(source.module)
     if not replace_files:
         from hwnas.export.parity import require_same_weights
 
-        require_same_weights(source.module, [path, second])
+        require_same_weights(backbone or source.module, [path, second])
     settings, images = None, None
     if format in get_args(LibraryName):
         settings = options.settings(library=cast("LibraryName", format), precision=precision, batch=batch or 1)
@@ -248,11 +253,7 @@ def export_network(
             batch=batch,
             image_size=source.space.image_size_of(source.arch),
         )
-    preprocess, backbone = _preprocess(source), None
-    if part == "backbone":
-        from hwnas.supernet.network import Backbone
-
-        backbone = Backbone(source.module)
+    preprocess = _preprocess(source)
     if format == "timm":
         from hwnas.pipeline.export_timm import export_timm
 
@@ -334,7 +335,7 @@ def _from_run(
 
     if weights is not None or changed != (None, None):
         message = "weights, image size and classes are those of the run"
-        raise UsageError(message, got=run, hint=f"hwnas export {run} --arch ID --out exported")
+        raise UsageError(message, got=run, hint=f"hwnas export {shlex.quote(str(run))} --arch ID --out exported")
     network = network_of_run(run, None if arch is None else arch_text(arch))
     if network.weights is not None:
         return network.space.name, network.arch, network.weights, None, None

@@ -317,6 +317,10 @@ def test_a_detector_is_not_quantised(tmp_path: Path) -> None:
 def test_a_backbone_is_exported_without_its_head(tmp_path: Path) -> None:
     found = export_network("fcos-vitas-twins-micro", "min", out=tmp_path, part="backbone")
     assert found.files[0].name.endswith("-backbone-fp32-b1.onnx")
+    again = export_network("fcos-vitas-twins-micro", "min", out=tmp_path, part="backbone")
+    assert again.parity.weights == found.parity.weights
+    with pytest.raises(InputError, match="a file of this network with other weights"):
+        export_network("fcos-vitas-twins-micro", "min", out=tmp_path, part="backbone", seed=1)
     assert [(row["num_chs"], row["reduction"]) for row in found.feature_info] == [(8, 4), (24, 8), (48, 16)]
     graph = onnx.load(found.files[0])
     entries = {entry.key: entry.value for entry in graph.metadata_props}
