@@ -69,13 +69,15 @@ def finetuning(run: Path, record: "SearchRecord", arch_id: str) -> tuple[str, ..
     from hwnas.report.finetuning import finetuned_run, finetuning_command
     from hwnas.train.data.sources import absolute_data_name
 
-    tuned = finetuned_run(run, arch_id)
-    if (tuned / NETWORK).is_file():
-        return export_command(tuned)
+    supernet = record.spec.supernet
+    if supernet is None:
+        return ()
+    begun = _begun(finetuned_run(run, arch_id, digest=supernet.digest))
+    if begun:
+        return begun
     words, data = finetuning_command(run, record, arch_id), project_data()
-    if words and "--data" not in words and data is not None and record.spec.supernet is not None:
-        name = record.spec.supernet.data_name
-        words += () if absolute_data_name(data) == name else ("--data", name)
+    if words and "--data" not in words and data is not None:
+        words += () if absolute_data_name(data) == supernet.data_name else ("--data", supernet.data_name)
     return words
 
 
@@ -83,13 +85,22 @@ def finetuning_of_export(run: Path, exported: "ExportedNetwork") -> tuple[str, .
     """Return the command that fine-tunes an exported network of a run; none if its weights are its own."""
     from hwnas.report.finetuning import finetuned_run, training_words
     from hwnas.search.record import RECORD_FILE, read_record
+    from hwnas.train.run_folder import weights_digest
 
     if (run / RECORD_FILE).is_file():
         return finetuning(run, read_record(run), exported.arch_id)
     is_labelled = Run.open(run).manifest.config.get("labelled", True)
     if Path(exported.weights).name != SUPERNET or not is_labelled:
         return ()
-    return training_words(run, str(exported.arch_file), data=None, out=finetuned_run(run, exported.arch_id))
+    out = finetuned_run(run, exported.arch_id, digest=weights_digest(Path(exported.weights)))
+    return _begun(out) or training_words(run, str(exported.arch_file), data=None, out=out)
+
+
+def _begun(tuned: Path) -> tuple[str, ...]:
+    """Return the command that goes on with a fine-tuning, or exports its network; none if it is not begun."""
+    if (tuned / NETWORK).is_file():
+        return export_command(tuned)
+    return ("hwnas", "train", "--out", str(tuned), "--resume") if tuned.exists() else ()
 
 
 def commands_for(run: Path, record: "SearchRecord", arch_id: str) -> tuple[tuple[str, ...], ...]:
@@ -100,4 +111,4 @@ def commands_for(run: Path, record: "SearchRecord", arch_id: str) -> tuple[tuple
 
 def export_command(run: Path) -> tuple[str, ...]:
     """Return the export of the network of a training, to a folder of its own: others may hold it with other weights."""
-    return ("hwnas", "export", str(run), "--out", f"exported-{run.name}")
+    return ("hwnas", "export", str(run), "--out", f"exported-{run.resolve().name}")

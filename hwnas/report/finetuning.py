@@ -20,6 +20,9 @@ _ACCURACIES = "accuracies.jsonl"
 _SHORT = 8
 """Of an id, in the name of a run."""
 
+_MOST_RUNS = 100
+"""Fine-tunings of networks of one id, each of another supernet."""
+
 
 def finetuning_epochs(supernet_epochs: int) -> int:
     """Return the epochs of a fine-tuning: 20, or those of the supernet if they are fewer."""
@@ -51,7 +54,8 @@ def finetuning_command(run: Path, record: SearchRecord, arch_id: str) -> tuple[s
         arch = run / NETWORKS / arch_id / "arch.json"
         if not arch.is_file():
             return ()
-    return training_words(relative_path(supernet), str(arch), data=spec.data, out=finetuned_run(run, arch_id))
+    out = finetuned_run(run, arch_id, digest=spec.digest)
+    return training_words(relative_path(supernet), str(arch), data=spec.data, out=out)
 
 
 def training_words(supernet: Path, arch: str, *, data: str | None, out: Path) -> tuple[str, ...]:
@@ -69,9 +73,24 @@ def training_words(supernet: Path, arch: str, *, data: str | None, out: Path) ->
     return (*words, "--out", str(out))
 
 
-def finetuned_run(run: Path, arch_id: str) -> Path:
-    """Return the run that a network is fine-tuned in, beside that of its search or supernet."""
-    return run.parent / f"tuned-{arch_id[:_SHORT]}"
+def finetuned_run(run: Path, arch_id: str, *, digest: str) -> Path:
+    """Return the run that a network is fine-tuned in: that which began with these weights, or else a new one.
+
+    Args:
+        run: The run of the search or of the supernet, which it is beside.
+        arch_id: The network.
+        digest: Digest of the supernet's weights; another supernet may have a network of this id.
+    """
+    first = run.parent / f"tuned-{arch_id[:_SHORT]}"
+    paths = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, _MOST_RUNS)))
+    return next((path for path in paths if not path.exists() or _began_with(path, digest)), first)
+
+
+def _began_with(run: Path, digest: str) -> bool:
+    try:
+        return Run.open(run).manifest.config.get("supernet_digest") == digest
+    except HwnasError:
+        return False
 
 
 def _digits(candidate_id: str) -> str:

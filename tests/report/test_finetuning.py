@@ -113,8 +113,14 @@ def test_a_report_suggests_it_first_and_then_the_export_of_the_tuned_network(
     assert second == f"or: hwnas export runs/search --arch {arch_id} --out exported"
     Path("hwnas.toml").write_text(text.replace("-clutter", ""))  # these are not the images of the supernet
     assert suggested()[0] == f"next: {command(run, arch_id)} --data digits-clutter"
-    tuned = run.parent / f"tuned-{arch_id[:8]}"
+    tuned, supernet = run.parent / f"tuned-{arch_id[:8]}", read_record(run).spec.supernet
+    assert supernet is not None
     tuned.mkdir()
+    describe(tuned, {"supernet_digest": "of another supernet"})
+    assert suggested()[0] == f"next: {command(run, arch_id)} --data digits-clutter"
+    assert command(run, arch_id).endswith(f" --out runs/{tuned.name}-2")
+    describe(tuned, {"supernet_digest": supernet.digest})
+    assert suggested()[0] == f"next: hwnas train --out runs/{tuned.name} --resume"
     (tuned / "network.safetensors").write_bytes(b"weights")
     assert suggested()[0] == f"next: hwnas export runs/{tuned.name} --out exported-{tuned.name}"
 
