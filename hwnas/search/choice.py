@@ -9,7 +9,7 @@ The balanced network follows from errors and speed alone, both on logarithmic ax
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -102,9 +102,12 @@ class Pick:
         limits, best = [], []
         for limit in self.limits:
             metric = _find(limit.metric, tuple(columns))
-            value = float(np.nanmin(columns[metric]) if limit.sense == "<=" else np.nanmax(columns[metric]))
+            known = columns[metric][~np.isnan(columns[metric])]
+            if not len(known):
+                return "", None
+            value = float(known.min() if limit.sense == "<=" else known.max())
             is_met = value <= limit.bound if limit.sense == "<=" else value >= limit.bound
-            limits.append(limit if is_met else limit.loosened(value))
+            limits.append(limit if is_met else replace(limit.loosened(value), metric=limit.metric))
             best += [] if is_met else [f"{limit.metric} of {metric.shown(value)} at best"]
         rule = Pick(name=None, limits=tuple(limits))
         return ", ".join(best), rule if rule._within(columns).any() else None

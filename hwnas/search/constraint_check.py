@@ -1,6 +1,6 @@
 """Check that some network meets the cheap constraints, before anything expensive is evaluated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,5 +108,8 @@ def _reason(problem: Problem, metrics: Metrics) -> tuple[str, str | None]:
             # The first two rows are the extremes.
             which = ("the smallest network", "the largest network")[row] if row < 2 else "the best network found"
             value = float(values[row])
-            return f"{which} has {constraint.metric} {constraint.metric.shown(value)}", str(constraint.loosened(value))
+            looser = constraint.loosened(value)
+            if len({metric for metric in problem.criteria.metrics if metric.name == constraint.metric.name}) > 1:
+                looser = replace(looser, metric=constraint.metric)
+            return f"{which} has {constraint.metric} {constraint.metric.shown(value)}", str(looser)
     return "each constraint can be met, but no network was found that meets all of them", None

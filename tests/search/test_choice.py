@@ -137,6 +137,15 @@ def test_a_rule_chooses_a_row(text: str, row: int | None) -> None:
     assert Pick.parse(text).choose([ACCURACY, THROUGHPUT], COLUMNS) == row
 
 
+def test_a_rule_that_no_row_meets_has_a_looser_one_on_the_same_device() -> None:
+    best, looser = Pick.parse("throughput@h200>=1k").looser(COLUMNS)
+    assert (best, str(looser)) == ("throughput@h200 of 100 images/s at best", "throughput@h200>=100")
+    best, looser = Pick.parse("accuracy>=95%,throughput>=95").looser(COLUMNS)
+    assert (best, looser) == ("accuracy of 90.00% at best", None)
+    unknown = {ACCURACY: COLUMNS[ACCURACY], MACS: np.full(3, np.nan)}
+    assert Pick.parse("macs<=1").looser(unknown) == ("", None)
+
+
 def test_rules_that_mean_nothing_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="pick 'balance' is not known") as caught:
         Pick.parse("balance")
