@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import harmonic_mean
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -61,6 +60,7 @@ class ConsoleReporter:
         self._search: SearchProgress | None = None
         self._num_evaluated = 0
         self._steps: deque[TrainingProgress] = deque()
+        self._step_costs = 0.0
         self._is_terminal = sys.stderr.isatty() and not quiet
         self._bar: _Bar | None = None
         self._news, self._news_s, self._pulse_s = "", 0.0, 0.0
@@ -155,10 +155,12 @@ class ConsoleReporter:
         """Return the mean speed of the steps since about the last line: that of one step jumps."""
         if self._steps and event.step <= self._steps[-1].step:  # another training
             self._steps.clear()
+            self._step_costs = 0.0
         self._steps.append(event)
+        self._step_costs += 1 / event.images_per_s
         while event.elapsed_s - self._steps[0].elapsed_s > _INTERVAL_S:
-            self._steps.popleft()
-        return harmonic_mean([step.images_per_s for step in self._steps])  # steps have equal numbers of images
+            self._step_costs -= 1 / self._steps.popleft().images_per_s
+        return len(self._steps) / self._step_costs  # steps have equal numbers of images
 
     def _close_bar(self) -> None:
         if self._bar is not None:
