@@ -1,5 +1,6 @@
 """`hwnas train`: train a supernet or a network, and print how it went."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,7 @@ def train(
         print_json(estimate) if as_json else _print_estimate(estimate)
         return
     with console_reporter() as reporter:
-        if busy is not None:
+        if busy is not None and os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
             reporter.message(f"note: {busy}")
         if slurm is not None:
             reporter.message("note: slurm in hwnas.toml submits no job; --slurm on the command line does")
@@ -364,4 +365,5 @@ def _print_trained(trained: "TrainingResult") -> None:
     if trained.weights.name == SUPERNET:
         print_footer(("hwnas", "profile", "--supernet", trained.run), ("hwnas", "evaluate", trained.run))
         return
-    print_footer(export_command(trained.run), ("hwnas", "evaluate", trained.run, "--split", "test"))
+    test = ("hwnas", "evaluate", trained.run, "--split", "test") if trained.test_images else ()
+    print_footer(export_command(trained.run), test)

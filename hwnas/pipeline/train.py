@@ -134,6 +134,8 @@ class TrainingResult:
     """Facts that a user should know before the first step."""
     warnings: tuple[str, ...] = ()
     """Facts that a user should know about the trained supernet."""
+    test_images: int = 0
+    """Images that the chosen network can be tested on; 0 too if the resumed training had already ended."""
     is_main_process: bool = True
     """False in all but one of several processes that train together."""
 
@@ -271,6 +273,7 @@ def train_model(
             ),
             *_overfitting_warnings(folder, metric, num_images=len(data.heldout)),
         ),
+        test_images=0 if data.test is None else len(data.test),
         is_main_process=world.is_main_process,
     )
 

@@ -4,14 +4,19 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
 import hwnas
 from hwnas.cli.app import COMMANDS, run
 from hwnas.cli.group import load
+from hwnas.cli.train import _print_trained
 from hwnas.devices import detect
+from hwnas.errors import InputError
+from hwnas.pipeline.train import TrainingResult
 from hwnas.runs import Run
 from hwnas.train.options import TrainOptions, resolve_config
 from tests.docs.test_pages import require_parsed
@@ -166,3 +171,43 @@ def test_a_run_of_the_project_that_is_not_there_is_answered_with_the_command_tha
         ("-q query", "hwnas search"),
     ):
         assert hint_of(line, capsys) == hint
+
+
+def test_a_training_of_one_network_suggests_test_images_where_there_are_some(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = TrainingResult(
+        run=Path("runs/net"),
+        weights=Path("runs/net/network.safetensors"),
+        steps=1,
+        planned_steps=1,
+        loss=None,
+        seconds=0.0,
+        images_per_s=0.0,
+        accuracies={},
+        divergences={},
+        metric="accuracy",
+        task_quality={},
+        bad_images=(),
+        notes=(),
+        test_images=5,
+    )
+    export, test = "next: hwnas export runs/net --out exported-net", "or: hwnas evaluate runs/net --split test"
+    for result, expected in ((found, [export, test]), (replace(found, test_images=0), [export])):
+        with click.Context(click.Command("train")):
+            _print_trained(result)
+        assert capsys.readouterr().out.splitlines()[1:] == expected
+
+
+@pytest.mark.parametrize(("rank", "count"), [("0", 1), ("1", 0)])
+def test_of_several_processes_one_says_that_the_machine_is_busy(
+    rank: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*options: object, **more: object) -> None:
+        raise InputError("no training")
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("hwnas.cli.train.load_note", lambda: "the machine is busy")
+    monkeypatch.setattr("hwnas.pipeline.train.train_model", refuse)
+    assert run(["train", "--space", "autoformer-micro", "--data", "digits", "--out", str(tmp_path / "run")]) != 0
+    assert capsys.readouterr().err.count("note: the machine is busy") == count

@@ -24,6 +24,20 @@ def test_what_the_environment_says_is_left_as_it_is(given: dict[str, str]) -> No
     assert environ == given
 
 
+def test_a_worker_that_measures_takes_it_back() -> None:
+    program = (
+        "import os, sys; import hwnas.profile.worker_process as worker\n"
+        "worker.open_channel = worker.message_sender = lambda *channel: None\n"
+        "def end(send): print('GOMP_SPINCOUNT' in os.environ); sys.exit()\n"
+        "worker.send_records = end\n"
+        "worker.main()"
+    )
+    environ = {**os.environ, "GOMP_SPINCOUNT": "1000", "HWNAS_BRIEF_WAITS": "1"}
+    words = [sys.executable, "-c", program, "--given-graphs"]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_commands_set_it_before_torch_is_there() -> None:
     program = (
         "import os, sys; import hwnas.cli.app as app\n"

@@ -325,6 +325,7 @@ def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
     assert stored.arch == SPACES.get("autoformer-micro").smallest()
     evaluation = evaluate(tmp_path / "network")
     assert found.accuracies == {"trained": evaluation.networks[0].top1}
+    assert found.test_images == evaluate(tmp_path / "network", split="test").networks[0].count
     recorder = MessageRecorder()
     again = trained(TrainOptions(), tmp_path / "network", resume=True, reporter=recorder)
     assert (again.accuracies, again.steps, again.weights) == (found.accuracies, found.steps, found.weights)
