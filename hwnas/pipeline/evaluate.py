@@ -434,7 +434,7 @@ def _evaluation(
     metric: QualityMetric = "accuracy",
 ) -> Evaluation:
     networks = [row.arch_id or row.name for row in rows]
-    uses = _record_test_use(run, networks, images=data.fingerprint) if split == "test" else 0
+    uses = _record_test_use(run, networks, data) if split == "test" else 0
     notes = data.notes
     if uses > 1:
         notes = (*notes, f"these test images have been used {uses} times: choose networks by held-out accuracy")
@@ -451,15 +451,20 @@ def _evaluation(
     )
 
 
-def _record_test_use(run: Path, networks: Sequence[str], *, images: str) -> int:
-    """Record an evaluation on test images, and return how many there were on the same ones."""
+def _record_test_use(run: Path, networks: Sequence[str], data: TrainData) -> int:
+    """Record an evaluation on test images, and return how many there were on the same ones.
+
+    Rows of earlier versions do not say which images were used, and count as uses of the run's own.
+    """
     if not run.is_dir():
         return 1
-    path = run / TEST_USES
+    path, config, images = run / TEST_USES, open_train_config(run), data.fingerprint
+    is_own = config is not None and config.data.name == data.name
     row = {"time_utc": datetime.now(UTC).isoformat(timespec="seconds"), "networks": list(networks), "images": images}
     refuse_link(path)
     if path.exists():
         require_regular(path)
     with file_errors(path, "written"), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    return read_bytes(path).count(json.dumps(images).encode())
+    rows = read_bytes(path).splitlines()
+    return sum(json.dumps(images).encode() in row or (is_own and b'"images": ' not in row) for row in rows)

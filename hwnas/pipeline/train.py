@@ -299,7 +299,7 @@ def _ended_training(options: TrainOptions, folder: Path) -> TrainingResult | Non
         run=folder,
         weights=next(folder / name for name in (SUPERNET, NETWORK, MODEL) if (folder / name).is_file()),
         steps=found["steps"],
-        planned_steps=found["planned_steps"],
+        planned_steps=found["planned_steps" if "planned_steps" in found else "steps"],  # one of an earlier version
         loss=None,
         seconds=0.0,
         images_per_s=0.0,

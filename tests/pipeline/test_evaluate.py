@@ -95,6 +95,9 @@ def test_test_images_are_counted(run: Path) -> None:
     assert any("2 times" in note for note in second.notes)
     rows = [json.loads(line) for line in (run / "test-uses.jsonl").read_text().splitlines()]
     assert rows[0]["networks"] == [SPACE.arch_id(SPACE.smallest())]
+    older = [{name: value for name, value in row.items() if name != "images"} for row in rows]
+    (run / "test-uses.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in older))
+    assert evaluate(run, ["min"], split="test").test_uses == 3
 
 
 def photos(folder: Path, *, per_class: int, seed: int) -> Path:

@@ -331,6 +331,11 @@ def test_a_network_starts_from_a_supernet(run: Path, tmp_path: Path) -> None:
     assert (again.accuracies, again.steps, again.weights) == (found.accuracies, found.steps, found.weights)
     longer = f"hwnas train --out {tmp_path / 'network'} --resume --epochs N goes on to more epochs"
     assert recorder.messages == [f"note: the training is complete; {longer}"]
+    file = tmp_path / "network" / "result.json"
+    older = json.loads(file.read_text())
+    del older["planned_steps"]
+    file.write_text(json.dumps(older))
+    assert trained(TrainOptions(), tmp_path / "network", resume=True).planned_steps == found.steps
     assert evaluation.networks[0].params == sum(parameter.numel() for parameter in stored.network.parameters())
 
 
