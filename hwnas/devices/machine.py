@@ -119,7 +119,10 @@ def usable_cores() -> int:
 
 def load_note() -> str | None:
     """Say that estimates of time are for a machine that is busy; None: at least half of its cores are idle."""
-    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    try:
+        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    except (AttributeError, OSError):  # a system that has none, or does not say it here
+        return None
     if load <= cores / 2:
         return None
     busy = f"the machine is busy (a load of {load:.1f} in the last minute, on {cores} cores)"

@@ -226,3 +226,11 @@ def test_a_busy_machine_is_noted(load: float, is_busy: bool, monkeypatch: pytest
     assert note is None or note.startswith(
         "the machine is busy (a load of 3.0 in the last minute, on 2 cores): estimates"
     )
+
+
+def test_a_system_without_a_load_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[float, float, float]:
+        raise OSError("no load average")
+
+    monkeypatch.setattr("os.getloadavg", refuse)
+    assert load_note() is None
