@@ -82,7 +82,7 @@ def noise(pairs: Iterable[tuple[float, float]]) -> float:
 
 
 def is_wide(runs: Runs, reference: Runs, statistic: Statistic, rng: np.random.Generator) -> bool:
-    """Whether the 95 % interval of a ratio is wider than that of a stable measurement."""
+    """Return True if the 95 % interval of a ratio is wider than that of a stable measurement."""
     draws = rng.integers(0, len(runs), (300, len(runs)))
     # Runs of a pair are drawn together, as for the interval of a measurement.
     theirs = draws if len(runs) == len(reference) else rng.integers(0, len(reference), (300, len(reference)))

@@ -1,4 +1,4 @@
-"""How long the threads of torch on a CPU loop for the next product of matrices before they sleep.
+"""Waits of torch's threads on a CPU: for how long they loop for the next product of matrices before they sleep.
 
 torch's wheels for Linux bring GNU OpenMP, whose threads loop for milliseconds. On a machine that does nothing else this
 gains nothing measurable, and where another program needs the cores it takes their time from both. The variables are

@@ -18,7 +18,7 @@ _ACCURACIES = "accuracies.jsonl"
 """The file of a search from which a training reads the ids of evaluated networks."""
 
 _SHORT = 8
-"""Of an id, in the name of a run."""
+"""Digits of an id in the name of a run."""
 
 _MOST_RUNS = 100
 """Fine-tunings of networks of one id, each of another supernet."""

@@ -177,7 +177,7 @@ class Verification:
 
     @property
     def checks(self) -> dict[str, list[MetricCheck]]:
-        """What was predicted and measured, by metric, over the networks of all deployments."""
+        """Return predicted and measured values by metric, over the networks of all deployments."""
         found: dict[str, list[MetricCheck]] = {}
         for member in self.members:
             for name, check in member.metrics.items():
