@@ -7,15 +7,13 @@ from hwnas.files import relative_path
 from hwnas.metrics import parse_metric
 from hwnas.runs import MANIFEST, SUPERNET, Run
 from hwnas.search.record import NETWORKS, SearchRecord
+from hwnas.train.evaluated import ACCURACIES_FILE
 
 MOST_EPOCHS = 20
 """Epochs of a fine-tuning at most, as in the recipe `finetune`."""
 
 _LABELLED = ("accuracy", "mAP", "mIoU")
 """Metrics of searches whose supernet was trained on labelled images."""
-
-_ACCURACIES = "accuracies.jsonl"
-"""The file of a search from which a training reads the ids of evaluated networks."""
 
 _SHORT = 8
 """Digits of an id in the name of a run."""
@@ -49,7 +47,7 @@ def finetuning_command(run: Path, record: SearchRecord, arch_id: str) -> tuple[s
         return ()
     supernet = spec.path.parent if spec.path.name == SUPERNET and (spec.path.parent / MANIFEST).is_file() else spec.path
     arch: str | Path = arch_id
-    is_known = supernet.resolve().parent == run.resolve().parent and (run / _ACCURACIES).is_file()
+    is_known = supernet.resolve().parent == run.resolve().parent and (run / ACCURACIES_FILE).is_file()
     if not is_known:  # ids are those of searches beside the supernet
         arch = run / NETWORKS / arch_id / "arch.json"
         if not arch.is_file():
